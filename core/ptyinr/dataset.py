@@ -1,0 +1,90 @@
+"""The growing dataset: amplitudes on the device, positions on the host, appended batch by batch, never moved or lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .types import Batch
+
+
+class Dataset:
+    """Frames in the order they came.
+
+    Amplitudes have DC at the corner; a pixel that carries no measurement is -1. Storage doubles when it is full, so that
+    appending costs a constant time a frame.
+    """
+
+    def __init__(self, window: tuple[int, int], holdout: int, device: torch.device) -> None:
+        """Every frame with `index % holdout == holdout // 2` is held out of training; `holdout=0` holds none out."""
+        if holdout < 0 or holdout == 1:
+            raise ValueError(f"holdout is {holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out")
+        self.window = window
+        self._holdout = holdout
+        self._amplitudes = torch.empty((0, *window), device=device)
+        self._corners = np.empty((0, 2))
+        self._indices = np.empty(0, np.int64)
+        self._size = 0
+        self._training: list[int] = []
+        self._heldout: list[int] = []
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, batch: Batch, corners_px: NDArray[np.float64]) -> None:
+        """Add frames; `corners_px` (n, 2) are their anchored window corners.
+
+        Raises:
+            ValueError: the frames have another shape than the dataset's window.
+        """
+        if batch.counts.shape[1:] != self.window:
+            raise ValueError(f"frames are {batch.counts.shape[1:]} pixels, the dataset holds frames of {self.window}")
+        start, stop = self._size, self._size + len(batch.indices)
+        self._reserve(stop)
+        amplitudes = np.sqrt(batch.counts.astype(np.float32))
+        if batch.mask is not None:
+            amplitudes[~batch.mask] = -1
+        corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
+        self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
+        self._corners[start:stop] = corners_px
+        self._indices[start:stop] = batch.indices
+        self._size = stop
+        for row, index in enumerate(batch.indices.tolist(), start):
+            held = self._holdout and index % self._holdout == self._holdout // 2
+            (self._heldout if held else self._training).append(row)
+
+    @property
+    def training(self) -> NDArray[np.int64]:
+        """Rows to train on."""
+        return np.array(self._training, np.int64)
+
+    @property
+    def heldout(self) -> NDArray[np.int64]:
+        """Rows that only measure the error."""
+        return np.array(self._heldout, np.int64)
+
+    @property
+    def corners_px(self) -> NDArray[np.float64]:
+        """(n, 2) anchored window corners."""
+        return self._corners[: self._size]
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """(n,) frame numbers."""
+        return self._indices[: self._size]
+
+    def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, h, w) float32 on the device."""
+        return self._amplitudes[torch.from_numpy(rows).to(self._amplitudes.device)]
+
+    def _reserve(self, size: int) -> None:
+        capacity = len(self._indices)
+        if size <= capacity:
+            return
+        room = max(size, 2 * capacity, 256) - capacity
+        grown = torch.empty((room, *self.window), device=self._amplitudes.device)
+        self._amplitudes = torch.cat([self._amplitudes, grown])
+        self._corners = np.concatenate([self._corners, np.empty((room, 2))])
+        self._indices = np.concatenate([self._indices, np.empty(room, np.int64)])

@@ -1,0 +1,65 @@
+"""Where things are: from metres to pixels of a frame of reference that never moves, and from there to arrays.
+
+Anchored pixels count from the centre of the commanded range, in sample pixels along rows and columns. Everything that is
+learned is a function of anchored pixels; arrays are views of them through a `Canvas`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .types import ScanGeometry, ScanRange
+
+MARGIN = 0.2
+"""Of the commanded range, added to the canvas on each side: settling rows and overshoot stay on it."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """An array of the object: its shape and the anchored pixel of its first element.
+
+    >>> geometry = ScanGeometry(wavelength_m=1e-10, distance_m=1.0, detector_pixel_m=1e-4, window=(100, 100))
+    >>> canvas = Canvas.of(geometry, ScanRange(lower_m=(0.0, 0.0), upper_m=(1e-6, 2e-6)))  # 10 nm pixels
+    >>> canvas.shape, canvas.corner
+    ((242, 382), (-121, -191))
+    """
+
+    shape: tuple[int, int]
+    corner: tuple[int, int]
+
+    @classmethod
+    def of(cls, geometry: ScanGeometry, scan_range: ScanRange) -> Canvas:
+        """The commanded range, a window, and a margin on each side."""
+        half = [
+            int(np.ceil((0.5 + MARGIN) * (upper - lower) / pixel + n / 2)) + 1
+            for lower, upper, pixel, n in zip(
+                scan_range.lower_m, scan_range.upper_m, geometry.pixel_m, geometry.window, strict=True
+            )
+        ]
+        return cls(shape=(2 * half[0], 2 * half[1]), corner=(-half[0], -half[1]))
+
+    def including(self, corners_px: NDArray[np.float64], window: tuple[int, int]) -> Canvas:
+        """This canvas if all windows lie on it, else one that is large enough, with room for as much again."""
+        first, last = corners_px.min(0), corners_px.max(0) + window + 1
+        lower, upper = np.array(self.corner), np.array(self.corner) + self.shape
+        below, above = np.maximum(lower - first, 0), np.maximum(last - upper, 0)
+        if not (below.any() or above.any()):
+            return self
+        lower, upper = lower - np.ceil(2 * below).astype(int), upper + np.ceil(2 * above).astype(int)
+        size = upper - lower
+        return Canvas(shape=(int(size[0]), int(size[1])), corner=(int(lower[0]), int(lower[1])))
+
+    def array_px(self, corners_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Anchored window corners as (row, column) in the array."""
+        return corners_px - np.array(self.corner, dtype=np.float64)
+
+
+def window_corners_px(
+    positions_m: NDArray[np.float64], geometry: ScanGeometry, scan_range: ScanRange
+) -> NDArray[np.float64]:
+    """Positions (n, 2) in metres, the middle of each window, to its corner in anchored pixels, fractional."""
+    centre = (np.array(scan_range.lower_m) + np.array(scan_range.upper_m)) / 2
+    return (positions_m - centre) / np.array(geometry.pixel_m) - np.array(geometry.window) / 2

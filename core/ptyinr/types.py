@@ -1,0 +1,140 @@
+"""What flows into and out of the core: frozen values made of host arrays. No torch here.
+
+Arrays are indexed (axis 0, axis 1) = (row, column). Positions are metres along (axis 0, axis 1) and grow towards
+larger indices. Diffraction patterns have their zero frequency (DC) at `[h // 2, w // 2]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HC_KEV_M = 1.239841984e-9
+"""Planck's constant times the speed of light, in keV m (CODATA 2018)."""
+
+
+@dataclass(frozen=True)
+class ScanGeometry:
+    """The optics of a far-field scan, from which the sample pixel is derived.
+
+    >>> star = ScanGeometry(wavelength_m=1.409e-10, distance_m=1.92, detector_pixel_m=75e-6, window=(128, 128))
+    >>> [round(1e9 * p, 2) for p in star.pixel_m]
+    [28.18, 28.18]
+
+    Raises:
+        ValueError: an optical number is not positive and finite, or the window is smaller than 8 pixels.
+    """
+
+    wavelength_m: float
+    distance_m: float
+    """Sample to detector."""
+    detector_pixel_m: float
+    window: tuple[int, int]
+    """Rows and columns of the diffraction patterns, and so of the probe."""
+
+    def __post_init__(self) -> None:
+        for name in ("wavelength_m", "distance_m", "detector_pixel_m"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise ValueError(f"{name} is {value}: it must be a positive, finite number of metres")
+        if min(self.window) < 8:
+            raise ValueError(f"window is {self.window}: diffraction patterns need at least 8 x 8 pixels")
+
+    @property
+    def pixel_m(self) -> tuple[float, float]:
+        """Sample pixel along each axis: wavelength * distance / (n * detector pixel)."""
+        reach = self.wavelength_m * self.distance_m / self.detector_pixel_m
+        return reach / self.window[0], reach / self.window[1]
+
+    @property
+    def energy_kev(self) -> float:
+        """Photon energy in keV."""
+        return HC_KEV_M / self.wavelength_m
+
+
+@dataclass(frozen=True)
+class ScanRange:
+    """The commanded extent of a scan, in metres: it anchors the object's coordinates and its canvas.
+
+    Raises:
+        ValueError: a bound is not finite, or an upper bound lies below its lower bound.
+    """
+
+    lower_m: tuple[float, float]
+    upper_m: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        if not np.isfinite([*self.lower_m, *self.upper_m]).all():
+            raise ValueError(f"scan range {self.lower_m}..{self.upper_m} m is not finite")
+        if self.upper_m[0] < self.lower_m[0] or self.upper_m[1] < self.lower_m[1]:
+            raise ValueError(f"scan range {self.lower_m}..{self.upper_m} m runs backwards: give the lower corner first")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Frames joined with positions by frame id: all that the core ever receives.
+
+    Raises:
+        ValueError: the arrays do not fit together, a count is negative or not finite, or a position is not finite.
+    """
+
+    indices: NDArray[np.int64]
+    """(n,) frame numbers in acquisition order, from 0."""
+    counts: NDArray[Any]
+    """(n, h, w) photon counts, any real dtype, DC in the centre."""
+    positions_m: NDArray[np.float64]
+    """(n, 2) metres."""
+    mask: NDArray[np.bool_] | None = None
+    """(n, h, w) True where a pixel may be trusted; None trusts them all."""
+
+    def __post_init__(self) -> None:
+        n = len(self.indices)
+        if self.counts.ndim != 3 or len(self.counts) != n or self.positions_m.shape != (n, 2):
+            raise ValueError(
+                f"a batch of {n} indices needs counts ({n}, h, w) and positions ({n}, 2), "
+                f"not {self.counts.shape} and {self.positions_m.shape}"
+            )
+        if self.mask is not None and self.mask.shape != self.counts.shape:
+            raise ValueError(f"mask {self.mask.shape} must have the shape of counts {self.counts.shape}")
+        if not np.isfinite(self.positions_m).all():
+            bad = self.indices[~np.isfinite(self.positions_m).all(axis=1)]
+            raise ValueError(f"positions of frames {bad[:5].tolist()} are not finite")
+        trusted = self.counts if self.mask is None else self.counts[self.mask]
+        if np.issubdtype(self.counts.dtype, np.floating) and not np.isfinite(trusted).all():
+            raise ValueError("counts are not finite: mask the pixels that carry no measurement")
+        if trusted.size and trusted.min() < 0:
+            raise ValueError(f"counts reach {trusted.min()}: photon counts are never negative; give intensities, not dB")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the core ever gives: host arrays, read-only and finite."""
+
+    uid: str
+    """The reconstruction it belongs to; the stream uses the run's uid."""
+    step: int
+    frames: int
+    """How many frames the dataset held."""
+    object: NDArray[np.complex64]
+    """(H, W) transmission; 1 where no frame has looked."""
+    probe: NDArray[np.complex64]
+    """(modes, h, w), scaled so that |FFT(probe * object)| / sqrt(h * w) is the amplitude of a pattern."""
+    coverage: NDArray[np.float32]
+    """(H, W) the share of the probe's intensity that each pixel has received, 1 at the best lit pixel."""
+    indices: NDArray[np.int64]
+    """(n,) the frames in the dataset, ascending."""
+    positions_px: NDArray[np.float64]
+    """(n, 2) row and column of each frame's window corner in `object`, fractional, in the order of `indices`."""
+    pixel_m: tuple[float, float]
+    metrics: dict[str, float] = field(default_factory=dict)
+    final: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("object", "probe", "coverage", "indices", "positions_px"):
+            array = getattr(self, name)
+            if not np.isfinite(array).all():
+                raise ValueError(f"snapshot {self.step}: {name} is not finite")
+            array.setflags(write=False)

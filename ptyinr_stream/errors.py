@@ -1,0 +1,42 @@
+"""Everything that can go wrong on purpose, and what happens next.
+
+* StreamError                 every error of this package; the command line prints it in one line and exits with 2
+  + ConfigError               a configuration cannot be used; nothing was started
+  + ScanFileError             a recorded scan cannot be read; it names the file and what is wrong in it
+  + WireError                 a message cannot be understood; it is counted and passed over, the stream goes on
+  + GeometryError             a scan's optics are unknown or contradict its frames; that scan is not reconstructed
+  + EndpointError             an address cannot be bound or reached
+  + PublishError              a publisher cannot deliver; training goes on, the newest snapshot is tried again
+"""
+
+
+class StreamError(Exception):
+    """Base of every error this package raises on purpose."""
+
+
+class ConfigError(StreamError):
+    """A configuration is wrong: the message names the file, the key, and what would have been right."""
+
+
+class ScanFileError(StreamError):
+    """A recorded scan is missing, torn or inconsistent."""
+
+
+class WireError(StreamError):
+    """A message does not follow its format; `kind` is the counter it belongs to."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class GeometryError(StreamError):
+    """The optics of a scan cannot be determined."""
+
+
+class EndpointError(StreamError):
+    """An address is in use, unreachable or malformed."""
+
+
+class PublishError(StreamError):
+    """A snapshot could not be delivered."""
