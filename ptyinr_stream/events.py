@@ -1,6 +1,7 @@
 """What a scan is made of, off the wire: frozen values, matched with `match`. No sockets, no numbers of any one format.
 
-The three roads (documents, frames, positions) share no clock and no order; each event says only what its own road knows.
+The three roads (documents, frames, positions) share no clock and no order; each event says only what its own road
+knows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The growing dataset: amplitudes on the device, positions on the host, appended batch by batch, never moved or lost."""
+"""The growing dataset: amplitudes on the device, positions on the host; frames are appended and never lost."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from .types import Batch
 class Dataset:
     """Frames in the order they came.
 
-    Amplitudes have DC at the corner; a pixel that carries no measurement is -1. Storage doubles when it is full, so that
-    appending costs a constant time a frame.
+    Amplitudes have DC at the corner; a pixel that carries no measurement is -1. Storage doubles when it is full, so
+    that appending costs a constant time a frame.
     """
 
     def __init__(self, window: tuple[int, int], holdout: int, device: torch.device) -> None:
         """Every frame with `index % holdout == holdout // 2` is held out of training; `holdout=0` holds none out."""
         if holdout < 0 or holdout == 1:
-            raise ValueError(f"holdout is {holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out")
+            raise ValueError(
+                f"holdout is {holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"
+            )
         self.window = window
         self._holdout = holdout
         self._amplitudes = torch.empty((0, *window), device=device)

@@ -1,7 +1,7 @@
 """Where things are: from metres to pixels of a frame of reference that never moves, and from there to arrays.
 
-Anchored pixels count from the centre of the commanded range, in sample pixels along rows and columns. Everything that is
-learned is a function of anchored pixels; arrays are views of them through a `Canvas`.
+Anchored pixels count from the centre of the commanded range, in sample pixels along rows and columns. Everything that
+is learned is a function of anchored pixels; arrays are views of them through a `Canvas`.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ features are a constant sparse matrix times the table. On 2 CPU cores and 128 x 
 backward, where gathering takes 67 ms and `embedding_bag` 337 ms (2026-11-22).
 
 tiny-cuda-nn computes the same features on NVIDIA GPUs. It is not on the package index:
-`pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch`. This is the one place that imports
-it; tests compare the two backends.
+`pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch`. This is the one place that
+imports it; tests compare the two backends.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from torch import Tensor, nn
 PRIME = 2654435761
 """Of the spatial hash: (row XOR column * PRIME) mod size, in unsigned 32-bit arithmetic."""
 
+TABLE_UNIT = 1e-4
+"""Tables start at +-1e-4, as in tiny-cuda-nn; the network sees them in this unit, and they learn in it."""
+
 
 @dataclass(frozen=True)
 class GridSettings:
@@ -33,7 +36,8 @@ class GridSettings:
     """
 
     levels: int | None = None
-    """None stops at the first level that is as fine as the pixels: finer ones cannot be told apart. The paper has 16."""
+    """None stops at the first level that is as fine as the pixels: finer ones cannot be told apart. The paper has
+    16."""
     features: int = 2
     log2_entries: int = 15
     base_resolution: int = 16
@@ -89,7 +93,7 @@ class TorchHashGrid(nn.Module):
         matrix, transposed = _sparse_pair(index, weight, entries)
         self.register_buffer("matrix", matrix, persistent=False)
         self.register_buffer("transposed", transposed, persistent=False)
-        self.table = nn.Parameter(torch.empty(entries, settings.features).uniform_(-1e-4, 1e-4))
+        self.table = nn.Parameter(torch.empty(entries, settings.features).uniform_(-TABLE_UNIT, TABLE_UNIT))
         self.shape = (len(points), levels * settings.features)
 
     def forward(self) -> Tensor:
@@ -164,8 +168,8 @@ class GridNetwork(nn.Module):
         self.window = window
 
     def forward(self) -> Tensor:
-        """The tables start at +-1e-4 (as in the paper); the network sees them in units of that."""
-        return self.network(1e4 * self.grid()).reshape(*self.window, -1)
+        """The outputs for every pixel of the window."""
+        return self.network(self.grid() / TABLE_UNIT).reshape(*self.window, -1)
 
 
 def _corners(points: Tensor, level: int, settings: GridSettings) -> tuple[Tensor, Tensor, int]:

@@ -9,9 +9,9 @@ from torch import Tensor
 def smooth_l1(predicted: Tensor, measured: Tensor, beta: float = 1.0) -> Tensor:
     """Mean SmoothL1 over the trusted pixels: d^2 / (2 beta) below beta, |d| - beta / 2 above.
 
-    Amplitudes are roots of photon counts, whose noise is about 0.5 whatever the counts: beta = 1 is least squares within
-    the noise and forgiving beyond it. Chosen by that argument; beta 0.2 was within 0.01 of it in held-out error and in
-    phase correlation on the Siemens star (2026-11-22).
+    Amplitudes are roots of photon counts, whose noise is about 0.5 whatever the counts: beta = 1 is least squares
+    within the noise and forgiving beyond it. Chosen by that argument; beta 0.2 was within 0.01 of it in held-out error
+    and in phase correlation on the Siemens star (2026-11-22).
 
     Args:
         predicted: (n, h, w).

@@ -1,7 +1,7 @@
 """The model: an object field, and a probe that a hash grid modulates around a reference.
 
-P = P_ref (1 + a) exp(i f), normalised to the reference's energy, with (a, f) the outputs of a grid network that start at
-0. The phase wraps of a defocused probe then cost the network nothing, and a better reference is a better start. The
+P = P_ref (1 + a) exp(i f), normalised to the reference's energy, with (a, f) the outputs of a grid network that start
+at 0. The phase wraps of a defocused probe then cost the network nothing, and a better reference is a better start. The
 energy is fixed because the data cannot tell a brighter probe from a more transparent object.
 """
 
@@ -22,7 +22,8 @@ class ProbeField(nn.Module):
         super().__init__()
         modes, h, w = reference.shape
         self.register_buffer("reference", reference.to(torch.complex64), persistent=True)
-        self.grids = nn.ModuleList(GridNetwork((h, w), settings, 2, reference.device) for _ in range(modes))
+        self.grids = [GridNetwork((h, w), settings, 2, reference.device) for _ in range(modes)]
+        self._registered = nn.ModuleList(self.grids)
 
     def forward(self) -> Tensor:
         """The probe of this moment."""

@@ -1,7 +1,7 @@
 """Far-field propagation and the two ways a frame looks at the object: integer windows and subpixel shifts of the probe.
 
-A pattern's amplitude is `|F{P(r - d) O(r + c)}|`, F the unitary discrete Fourier transform, c the window's integer corner
-and 0 <= d < 1 the rest of the position. Patterns have DC at the corner here.
+A pattern's amplitude is `|F{P(r - d) O(r + c)}|`, F the unitary discrete Fourier transform, c the window's integer
+corner and 0 <= d < 1 the rest of the position. Patterns have DC at the corner here.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ def shift_probe(probe: Tensor, offsets: Tensor) -> Tensor:
     Returns:
         (n, modes, h, w) complex; `result[j, m, r, c] = probe[m, r - offsets[j, 0], c - offsets[j, 1]]`.
     """
-    rows = _ramp(offsets[:, 0, None, None, None] * _frequencies(probe, -2)[:, None])  # (n, 1, h, 1)
-    columns = _ramp(offsets[:, 1, None, None, None] * _frequencies(probe, -1))  # (n, 1, 1, w)
-    return torch.fft.ifft2(torch.fft.fft2(probe) * (rows * columns))
+    return torch.fft.ifft2(torch.fft.fft2(probe) * shift_ramps(offsets, *probe.shape[-2:])[:, None])
+
+
+def shift_ramps(offsets: Tensor, h: int, w: int) -> Tensor:
+    """What a shift multiplies a spectrum with: (n, 2) pixels to (n, h, w) complex, `exp(-2 pi i nu d)`."""
+    rows = _ramp(offsets[:, 0, None] * torch.fft.fftfreq(h).to(offsets))  # (n, h)
+    columns = _ramp(offsets[:, 1, None] * torch.fft.fftfreq(w).to(offsets))  # (n, w)
+    return rows[:, :, None] * columns[:, None, :]
 
 
 def _ramp(turns: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
 
 
-def _frequencies(field: Tensor, axis: int) -> Tensor:
-    return torch.fft.fftfreq(field.shape[axis], device=field.device, dtype=field.real.dtype)
-
-
 def far_field_amplitude(exit_waves: Tensor) -> Tensor:
-    """Amplitudes of incoherent modes, added in intensity: (n, modes, h, w) complex to (n, h, w) real, DC at the corner."""
+    """Amplitudes in the far field, incoherent modes added in intensity: (n, modes, h, w) complex to (n, h, w) real."""
     waves = torch.fft.fft2(exit_waves, norm="ortho")
     return (waves.real.square() + waves.imag.square()).sum(1).add(TINY_INTENSITY).sqrt()
 
@@ -47,8 +48,8 @@ def far_field_amplitude(exit_waves: Tensor) -> Tensor:
 class _Windows(torch.autograd.Function):
     """Copies of windows; their gradients add up where they overlap.
 
-    Slices in a loop on the CPU, where index arithmetic costs more than the copies; one gather on a GPU, where the loop's
-    launches would.
+    Slices in a loop on the CPU, where index arithmetic costs more than the copies; one gather on a GPU, where the
+    loop's launches would.
     """
 
     @staticmethod
@@ -109,10 +110,10 @@ def predicted_amplitude(field: Tensor, probe: Tensor, positions_px: Tensor) -> T
 
 
 def free_space_phase(shape: tuple[int, int], pixel_m: tuple[float, float], wavelength_m: float) -> Tensor:
-    """Phase a metre of defocus gives to each frequency of a sample-plane field, DC at the corner: pi * wavelength * |nu|^2.
+    """Phase that a metre of defocus gives to each frequency nu of a field: `pi wavelength |nu|^2`.
 
     Returns:
-        (h, w) float64, radians a metre.
+        (h, w) float64, radians a metre, DC at the corner.
     """
     nu = [torch.fft.fftfreq(n, d=p, dtype=torch.float64) for n, p in zip(shape, pixel_m, strict=True)]
     return torch.pi * wavelength_m * (nu[0].square()[:, None] + nu[1].square()[None, :])

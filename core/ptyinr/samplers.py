@@ -1,7 +1,7 @@
 """Which frames a step sees: those of one tile of the object, so that a step costs the tile and not the field.
 
-On the Siemens star, at equal cost, windows of 128 px with corners within 100 px of each other did best: phase correlation
-0.976 after 200 steps, 0.956 with 52 px (320 steps), 0.971 with 172 px (115 steps; 2026-11-22).
+On the Siemens star, at equal cost, windows of 128 px with corners within 100 px of each other did best: phase
+correlation 0.976 after 200 steps, 0.956 with 52 px (320 steps), 0.971 with 172 px (115 steps; 2026-11-22).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ def draw_tile(
 ) -> NDArray[np.int64]:
     """Rows of the frames in a random tile, at most `most` of them.
 
-    A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that frames at the rim
-    are seen as often as frames in the middle.
+    A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that frames at the
+    rim are seen as often as frames in the middle.
     """
     reach = np.maximum(REACH * np.array(window), LEAST_REACH_PX)
     first, last = corners_px.min(0), corners_px.max(0)

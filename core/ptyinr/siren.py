@@ -2,13 +2,14 @@
 
 Notable choices, each with what it was measured against on the Siemens star (516 frames, 2 CPU cores):
 
-* One network with two outputs, where the paper has one network for each: half the work for the same steps, and better at
-  equal steps (phase correlation 0.942 against 0.918 after 100; 2026-11-22). `shared=False` is the paper's way.
-* The first frequency is given in radians a pixel, so that a network means the same whatever the field's size; the paper's
-  w0 = 30 on [-1, 1] over its 241 px is 0.25 rad/px. After 200 steps 0.5 gave 0.976, 0.8 gave 0.967; after 100 steps 0.25
-  gave 0.895, 0.4 gave 0.918 (2026-11-22).
-* Hidden layers may run in bfloat16 (the first never: its arguments reach hundreds of radians). Same error after 100 steps
-  (held-out 0.552 against 0.549), a step 2.7 times shorter where the processor has bfloat16 arithmetic (2026-11-22).
+* One network with two outputs, where the paper has one network for each: half the work for the same steps, and better
+  at equal steps (phase correlation 0.942 against 0.918 after 100; 2026-11-22). `shared=False` is the paper's way.
+* The first frequency is given in radians a pixel, so that a network means the same whatever the field's size; the
+  paper's w0 = 30 on [-1, 1] over its 241 px is 0.25 rad/px. After 200 steps 0.5 gave 0.976, 0.8 gave 0.967; after 100
+  steps 0.25 gave 0.895, 0.4 gave 0.918 (2026-11-22).
+* Hidden layers may run in bfloat16 (the first never: its arguments reach hundreds of radians). Same error after 100
+  steps (held-out 0.552 against 0.549), a step 2.7 times shorter where the processor has bfloat16 arithmetic
+  (2026-11-22).
 """
 
 from __future__ import annotations
@@ -90,11 +91,10 @@ class ObjectField(nn.Module):
         starts = ((1.0, 0.0),) if settings.shared else ((1.0,), (0.0,))
         self.networks = nn.ModuleList(Siren(settings, extent_px, start) for start in starts)
         self.extent_px = extent_px
-        self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     def forward(self, corner: tuple[int, int], shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
         """The part of the object whose first pixel is `corner` (pixels from the anchor): `shape` complex64."""
-        device = self.anchor.device
+        device = next(self.parameters()).device
         rows = (torch.arange(shape[0], device=device) + corner[0]) / self.extent_px
         columns = (torch.arange(shape[1], device=device) + corner[1]) / self.extent_px
         x = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).reshape(-1, 2)

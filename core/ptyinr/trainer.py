@@ -8,9 +8,9 @@
 
 Notable choices, measured on the Siemens star, 200 steps unless said otherwise (2026-11-22):
 
-* The object's gradient is divided, pixel by pixel, by the light that has reached it (`ILLUMINATION_FLOOR` of the brightest
-  added): with a structured probe the dim pixels otherwise wait for ever. Floor 0.01, 0.05, 0.2, 1: phase correlation
-  0.896 and 0.905 after 100 steps; 0.980 and 0.981 after 200.
+* The object's gradient is divided, pixel by pixel, by the light that has reached it (`ILLUMINATION_FLOOR` of the
+  brightest added): with a structured probe the dim pixels otherwise wait for ever. Floor 0.01, 0.05, 0.2, 1: phase
+  correlation 0.896 and 0.905 after 100 steps; 0.980 and 0.981 after 200.
 * Adam. SOAP was 0.004 better at equal steps and Muon 0.003 worse; neither is worth its code.
 * Snapshots show averaged weights: the noise of single steps, normal with sine networks, stays out of the picture.
 """
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .dataset import Dataset
 from .geometry import Canvas, window_corners_px
-from .hashgrid import GridSettings
+from .hashgrid import TABLE_UNIT, GridSettings
 from .losses import amplitude_error, smooth_l1
 from .model import PtychoModel
 from .probe_start import ProbeStart, blind_start
@@ -54,6 +54,9 @@ class TrainerSettings:
     probe: GridSettings = field(default_factory=GridSettings)
     object_rate: float = 1e-3
     probe_rate: float = 1e-3
+    """Of the networks behind the probe's hash grids."""
+    table_rate: float = 3e-2
+    """Of the hash grids' tables, in units of their initial spread."""
     beta: float = 1.0
     """Of the SmoothL1 loss, in root photons."""
     frames_per_step: int = 64
@@ -67,7 +70,14 @@ class TrainerSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        positive = (self.object_rate, self.probe_rate, self.beta, self.frames_per_step, self.start_frames)
+        positive = (
+            self.object_rate,
+            self.probe_rate,
+            self.table_rate,
+            self.beta,
+            self.frames_per_step,
+            self.start_frames,
+        )
         if min(positive) <= 0 or not 0 <= self.averaging < 1:
             raise ValueError(f"rates, beta and frame numbers must be positive and averaging in [0, 1): {self}")
 
@@ -142,7 +152,9 @@ class Trainer:
             raise ValueError("there is no frame to train on: append a batch first")
         model = self._model or self._begin()
         rows = self.dataset.training
-        rows = rows[draw_tile(self.dataset.corners_px[rows], self.geometry.window, self.settings.frames_per_step, self._random)]
+        rows = rows[
+            draw_tile(self.dataset.corners_px[rows], self.geometry.window, self.settings.frames_per_step, self._random)
+        ]
         corners = self.dataset.corners_px[rows]
         first, shape = _bounding_box(corners, self.geometry.window)
 
@@ -217,9 +229,15 @@ class Trainer:
         model = PtychoModel(reference, extent, self.settings.object, self.settings.probe)
         self._averaged = PtychoModel(reference, extent, self.settings.object, self.settings.probe)
         self._averaged.load_state_dict(model.state_dict())
+        grids = [grid.grid for grid in model.probe.grids]
+        networks = [grid.network for grid in model.probe.grids]
         groups = [
-            {"params": list(part.parameters()), "lr": rate, "full_rate": rate}
-            for part, rate in ((model.object, self.settings.object_rate), (model.probe, self.settings.probe_rate))
+            {"params": [p for part in parts for p in part.parameters()], "lr": rate, "full_rate": rate}
+            for parts, rate in (
+                ([model.object], self.settings.object_rate),
+                (networks, self.settings.probe_rate),
+                (grids, self.settings.table_rate * TABLE_UNIT),
+            )
         ]
         self._optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
         self._model = model
@@ -291,7 +309,8 @@ def _evaluate(field: Callable[..., Tensor], first: tuple[int, int], shape: tuple
     """The object over a large area, some rows at a time."""
     rows = max(1, EVALUATION_PIXELS // shape[1])
     strips = [
-        field((first[0] + start, first[1]), (min(rows, shape[0] - start), shape[1])) for start in range(0, shape[0], rows)
+        field((first[0] + start, first[1]), (min(rows, shape[0] - start), shape[1]))
+        for start in range(0, shape[0], rows)
     ]
     return torch.cat(strips)
 

@@ -106,7 +106,9 @@ class Batch:
         if np.issubdtype(self.counts.dtype, np.floating) and not np.isfinite(trusted).all():
             raise ValueError("counts are not finite: mask the pixels that carry no measurement")
         if trusted.size and trusted.min() < 0:
-            raise ValueError(f"counts reach {trusted.min()}: photon counts are never negative; give intensities, not dB")
+            raise ValueError(
+                f"counts reach {trusted.min()}: photon counts are never negative; give intensities, not dB"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,132 @@
+"""What stands between threads: an inbox bounded in bytes, and an outbox in which the newest snapshot wins."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from threading import Condition
+
+from ptyinr.types import Snapshot
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message as it came off a socket."""
+
+    road: str
+    """`documents`, `frames` or `positions`."""
+    parts: list[bytes]
+    received: float
+    """Seconds of `time.monotonic`."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(map(len, self.parts))
+
+
+class Inbox:
+    """Messages on their way from the receivers to the one intake, in the order of arrival.
+
+    A full inbox makes its receivers wait, so that ZeroMQ buffers: memory is bounded, and nothing received is dropped.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity = capacity_bytes
+        self._messages: deque[tuple[Message, int]] = deque()
+        self._changed = Condition()
+        self._closed = False
+        self._bytes = 0
+        self.high_water_bytes = 0
+        """The most it ever held."""
+
+    def put(self, message: Message, size: int) -> bool:
+        """Add a message of `size` bytes, waiting for room; False, and the message is refused, once it is closed.
+
+        A message larger than the whole inbox is let into an empty one.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._bytes or self._bytes + size <= self._capacity)
+            if self._closed:
+                return False
+            self._messages.append((message, size))
+            self._bytes += size
+            self.high_water_bytes = max(self.high_water_bytes, self._bytes)
+            self._changed.notify_all()
+            return True
+
+    def get(self, timeout: float | None = None) -> Message | None:
+        """Take the oldest message; None after `timeout` seconds, and at once when the inbox is `drained`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._messages or self._closed, timeout)
+            if not self._messages:
+                return None
+            message, size = self._messages.popleft()
+            self._bytes -= size
+            self._changed.notify_all()
+            return message
+
+    def close(self) -> None:
+        """Refuse further messages and release who waits; what is inside can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def drained(self) -> bool:
+        """Closed and empty: there will never be another message."""
+        with self._changed:
+            return self._closed and not self._messages
+
+    @property
+    def held_bytes(self) -> int:
+        """What it holds now."""
+        return self._bytes
+
+
+class Outbox:
+    """Snapshots on their way to one publisher: a slow publisher costs freshness, never training.
+
+    A snapshot replaces the waiting one of the same reconstruction and takes its turn. A final one also drops it, is
+    never replaced itself, and finals leave in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[Snapshot] = []
+        self._changed = Condition()
+        self._closed = False
+        self.replaced = 0
+        """How many snapshots were never taken, because a newer one came."""
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Add a snapshot, never waiting; after `close` it is ignored."""
+        with self._changed:
+            if self._closed:
+                return
+            elders = [place for place, old in enumerate(self._waiting) if old.uid == snapshot.uid and not old.final]
+            self.replaced += len(elders)
+            if elders and not snapshot.final:
+                self._waiting[elders[0]] = snapshot
+            else:
+                for place in elders:
+                    del self._waiting[place]
+                self._waiting.append(snapshot)
+            self._changed.notify_all()
+
+    def get(self, timeout: float | None = None) -> Snapshot | None:
+        """Take the next snapshot; None after `timeout` seconds, and at once when the outbox is `drained`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
+            return self._waiting.pop(0) if self._waiting else None
+
+    def close(self) -> None:
+        """Accept nothing more and release who waits; what is inside can still be taken."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    @property
+    def drained(self) -> bool:
+        """Closed and empty: there will never be another snapshot."""
+        with self._changed:
+            return self._closed and not self._waiting

@@ -1,0 +1,41 @@
+"""Whether a configuration would work, without starting anything: one verdict a part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ptyinr_stream.config import Config, secret
+from ptyinr_stream.daemon import required_key
+from ptyinr_stream.device import choose_device
+from ptyinr_stream.errors import StreamError
+from ptyinr_stream.probe_file import read_probe
+from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.sources.zeromq import probe
+from ptyinr_stream.tiled_server import EmbeddedServer
+
+
+def checks(config: Config, timeout_s: float) -> Iterator[tuple[str, str, bool]]:
+    """Name, verdict, and whether it is good, of every part in turn."""
+    for road in ("documents", "frames", "positions"):
+        stream = getattr(config.streams, road)
+        yield _verdict(road, lambda stream=stream: probe(stream, timeout_s))
+    yield _verdict("tiled", lambda: _tiled(config))
+    yield _verdict("device", lambda: choose_device(config.training.device))
+    if (path := config.training.probe_file) is not None:
+        yield _verdict("probe", lambda: f"{path}: {read_probe(path).shape}")
+
+
+def _verdict(name: str, attempt) -> tuple[str, str, bool]:
+    try:
+        return name, attempt(), True
+    except StreamError as error:
+        return name, str(error), False
+
+
+def _tiled(config: Config) -> str:
+    tiled = config.tiled
+    key = secret(tiled.api_key_env, tiled.api_key_file)
+    if tiled.uri is not None:
+        return TiledPublisher(tiled.uri, tiled.path, required_key(tiled, key), tiled.access_tags).check()
+    with EmbeddedServer(tiled.folder, key, tiled.host, tiled.port) as server:
+        return TiledPublisher(server.uri, tiled.path, server.api_key, tiled.access_tags).check() + " (embedded)"

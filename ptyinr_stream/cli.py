@@ -1,0 +1,274 @@
+"""The command line. The only module that prints, configures logging and installs signal handlers.
+
+What a user did wrong is one line on standard error and exit status 2; a defect is a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from ptyinr_stream.errors import ConfigError, StreamError
+
+if TYPE_CHECKING:
+    from ptyinr_stream.daemon import Daemon
+
+app = typer.Typer(
+    name="ptyinr-stream",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Live ptychography: trains PtyINR while the scan runs and publishes the reconstruction to Tiled.
+
+    Begin with `ptyinr-stream demo`: a measured scan, replayed live, appears in your browser.
+    At a beamline: write a configuration, `check` it, then `run` it. `replay` rehearses with a recorded scan.
+    """,
+)
+out, err = Console(), Console(stderr=True)
+
+ScanArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="SCAN",
+        help="A recorded scan: HDF5 with `diffamp` (N, H, W) = sqrt(counts), DC at the corner; `points` (2, N) in um, "
+        "points[0] along array axis 0; `lambda_nm`, `z_m`, `ccd_pixel_um`, `angle`.",
+        show_default=False,
+    ),
+]
+ConfigOption = Annotated[
+    Path, typer.Option("--config", "-c", help="A TOML file; see `deploy/config/` for examples.", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; or cpu, cuda, cuda:1 ...")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")]
+
+
+def main() -> None:
+    """Run the command line; known errors become one line and exit status 2."""
+    try:
+        app()
+    except StreamError as error:
+        _complain(error)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@app.command()
+def demo(
+    exit_when_done: Annotated[
+        bool, typer.Option("--exit-when-done", help="Stop at the end instead of serving the result until Ctrl-C.")
+    ] = False,
+    rate: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 10.0,
+    output: Annotated[Path, typer.Option(help="Folder for pictures, result.h5 and Tiled's data.")] = Path(
+        "ptyinr-demo"
+    ),
+    refine: Annotated[float, typer.Option(min=0, help="Seconds of training after the last frame.")] = 90.0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the Tiled server; 0 takes any free one.")] = 0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Watch a measured Siemens star appear while its scan is replayed.
+
+    Starts an embedded Tiled server and the daemon, and replays the scan from a second process over real ZeroMQ
+    sockets in the wire formats of NSLS-II's Hard X-ray Nanoprobe: Bluesky documents, Eiger frames, PandA encoder
+    counts. No probe is given: it is found in the first frames. Open the address it prints; reload to see the picture
+    grow.
+    """
+    _log_to_terminal(verbose)
+    from ptyinr_stream.terminal import run_demo
+
+    run_demo(out, folder=output, rate_hz=rate, refine_s=refine, port=port, serve=not exit_when_done)
+
+
+@app.command()
+def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
+    """Run the daemon: many scans in one life, one after the other, until Ctrl-C or SIGTERM.
+
+    Each scan gets a container of its own in Tiled: `live/object` and `live/probe` while it is measured, `final/...`
+    when it has been refined. The next scan never waits for the refinement of the last.
+    """
+    _log_to_terminal(verbose, lines=True)
+    from ptyinr_stream.config import load_config
+    from ptyinr_stream.daemon import Daemon
+
+    with Daemon(load_config(config)) as daemon:
+        _stop_on_signals(daemon)
+        for road, endpoint in daemon.endpoints.items():
+            out.print(f"{road:9} from {endpoint}", highlight=False)
+        where = daemon.server.web_link(daemon.tiled_path) if daemon.server else "the configured Tiled server"
+        out.print(f"publishing to {where}; waiting for scans", highlight=False)
+        try:
+            daemon.run()
+        except StreamError as error:
+            _complain(error)
+            raise typer.Exit(1) from None  # it worked once: worth a restart, unlike what ends with 2
+        out.print("stopping: delivering what there is")
+
+
+@app.command()
+def replay(
+    scan: ScanArgument,
+    rate: Annotated[float, typer.Option(min=0.01, help="Frames a second.")] = 10.0,
+    documents: Annotated[str, typer.Option(help="Endpoint of the Bluesky documents.")] = "tcp://127.0.0.1:5568",
+    frames: Annotated[str, typer.Option(help="Endpoint of the detector frames.")] = "tcp://127.0.0.1:5559",
+    positions: Annotated[str, typer.Option(help="Endpoint of the encoder positions.")] = "tcp://127.0.0.1:6666",
+    prefix: Annotated[str, typer.Option(help="Of the documents, as the daemon is configured to expect it.")] = "hxn",
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Connect to a daemon that binds, instead of binding.")
+    ] = False,
+    publish_frames: Annotated[
+        bool,
+        typer.Option(
+            "--publish-frames", help="Frames on a PUB socket, as HXN's proxy; default is PUSH, as a detector."
+        ),
+    ] = False,
+    proxy: Annotated[
+        bool, typer.Option("--proxy", help="Send every part of a frame as a message of its own, as HXN's proxy does.")
+    ] = False,
+    repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a daemon.")] = 60.0,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
+) -> None:
+    """Send a recorded scan over ZeroMQ, in the words and the order of HXN's beamline.
+
+    Documents (Bluesky's 0MQ wire, msgpack), frames (Eiger stream v1, bitshuffle-LZ4) and positions (HXN's PandA JSON,
+    ten raw encoder counts a frame). Nothing is sent before a daemon listens on all three.
+    """
+    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.replay import Endpoints, Replay
+    from ptyinr_stream.terminal import counting
+
+    recorded = read_scan(scan)
+    with (
+        counting(out, len(recorded.counts) * repeat, "frames sent", quiet=quiet) as count,
+        Replay(
+            recorded,
+            Endpoints(documents, frames, positions),
+            rate_hz=rate,
+            bind=not connect,
+            frames_socket="pub" if publish_frames else "push",
+            multipart=not proxy,
+            prefix=prefix,
+            wait_s=wait,
+            progress=lambda _: count(1),
+        ) as sender,
+    ):
+        for _ in range(repeat):
+            report = sender.run()
+            if not quiet:
+                out.print(f"run {report.uid}: {report.frames} frames sent", highlight=False)
+
+
+@app.command()
+def reconstruct(
+    scan: ScanArgument,
+    output: Annotated[Path, typer.Option(help="The HDF5 file to write.", show_default=False)],
+    seconds: Annotated[float, typer.Option(min=0, help="Of training, the search for the probe included.")] = 120.0,
+    probe: Annotated[
+        Path | None, typer.Option(help="Start from this probe (.npy, or `probe` of an HDF5 file); default: find it.")
+    ] = None,
+    holdout: Annotated[
+        int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Reconstruct a recorded scan offline, with the same engine.
+
+    OUTPUT holds `object` (H, W) and `probe` (modes, h, w) complex64, `positions_px` (N, 2) (window corners in the
+    object array, in frame order), `coverage` (H, W), and as attributes pixel size, frames, steps, seconds, version
+    and configuration. A picture is written beside it.
+    """
+    from ptyinr.trainer import TrainerSettings
+    from ptyinr_stream.device import choose_device
+    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.offline import reconstruct as train
+    from ptyinr_stream.pictures import picture
+    from ptyinr_stream.probe_file import read_probe
+    from ptyinr_stream.terminal import watching
+
+    _require_writable(output)
+    recorded = read_scan(scan)
+    with watching(out, seconds) as progress:
+        snapshot = train(
+            recorded,
+            output,
+            seconds=seconds,
+            settings=_settings(TrainerSettings, holdout=holdout, seed=seed),
+            probe=None if probe is None else read_probe(probe),
+            device=choose_device(device),
+            progress=progress,
+        )
+    picture(snapshot).save(output.with_suffix(".png"))
+    error = snapshot.metrics.get("heldout_error")
+    out.print(
+        f"{output}: {snapshot.frames} frames, {snapshot.step} steps"
+        + ("" if error is None else f", held-out amplitude error {error:.3f} photons"),
+        highlight=False,
+    )
+
+
+@app.command()
+def check(
+    config: ConfigOption,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each endpoint.")] = 3.0,
+) -> None:
+    """Say, one line each, whether the configuration holds: endpoints reachable, keys valid, Tiled writable.
+
+    Exit status 0 if everything is in order, 1 if something is not.
+    """
+    logging.disable(logging.CRITICAL)
+    from ptyinr_stream.checks import checks
+    from ptyinr_stream.config import load_config
+
+    good = True
+    for name, verdict, passed in checks(load_config(config), timeout):
+        good &= passed
+        mark = "[green]ok  [/]" if passed else "[red]FAIL[/]"
+        out.print(f"{mark} {name:10} {_escaped(verdict)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(0 if good else 1)
+
+
+def _settings(make: Any, **values: Any) -> Any:
+    try:
+        return make(**values)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _require_writable(path: Path) -> None:
+    """Learn before an hour of training, not after it, that the result cannot be written."""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder; --output names the HDF5 file to write")
+
+
+def _stop_on_signals(daemon: Daemon) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: daemon.stop())
+
+
+def _log_to_terminal(verbose: bool, lines: bool = False) -> None:
+    """Warnings always; with `lines` what each part reports too; httpx only when asked."""
+    level = logging.DEBUG if verbose else logging.INFO if lines else logging.WARNING
+    plain = logging.StreamHandler(sys.stderr)
+    plain.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler = RichHandler(console=err, show_path=False) if err.is_terminal else plain
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.getLogger("ptyinr_stream").setLevel(level)
+
+
+def _complain(error: StreamError) -> None:
+    err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")

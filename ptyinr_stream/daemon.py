@@ -1,0 +1,191 @@
+"""The daemon: receivers, intake, engine and publishers put together, and the loop of the main thread.
+
+    documents, frames, positions -> inbox -> intake -> engine -> publishers
+       a thread each                one thread   this     a thread each
+
+Whatever ends a thread ends the daemon: `run` raises it. What a publisher cannot deliver ends nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Self
+
+import numpy as np
+
+from ptyinr_stream.assembler import Output
+from ptyinr_stream.channels import Inbox
+from ptyinr_stream.config import Config, TiledConfig, secret
+from ptyinr_stream.device import choose_device
+from ptyinr_stream.engine import Engine, ScanStatus
+from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.intake import Intake
+from ptyinr_stream.probe_file import read_probe
+from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
+from ptyinr_stream.publishers.files import FilesPublisher
+from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.tiled_server import EmbeddedServer
+
+_log = logging.getLogger(__name__)
+
+IDLE_WAIT_S = 0.2
+"""How long the loop waits for a delivery when there is nothing to train; errors of threads are seen as soon."""
+FLUSH_S = 30.0
+"""How long finals may take to leave when the daemon stops."""
+
+
+@dataclass(frozen=True)
+class DaemonStatus:
+    """How everything stands, for the terminal and for tests."""
+
+    scan: ScanStatus | None
+    streams: list[dict[str, Any]]
+    counts: dict[str, int]
+    """Messages that were passed over or joined, by kind."""
+    publishers: list[PublisherStatus]
+
+
+class Daemon:
+    """Everything between the sockets and the publishers, from `start` to `close`.
+
+    Args:
+        config: the whole configuration.
+
+    Raises:
+        ConfigError: a key, a device or a probe file is wrong.
+        EndpointError: an address is in use.
+        PublishError: the Tiled server cannot be written.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._device = choose_device(config.training.device)
+        probe_file = config.training.probe_file
+        self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
+        self._outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        self._stop = threading.Event()
+        self._cleanup = contextlib.ExitStack()
+        self._receivers: list[Receiver] = []
+        self._publishers: list[PublisherThread] = []
+        self._intake: Intake | None = None
+        self.engine: Engine
+        self.server: EmbeddedServer | None = None
+        self.tiled_path = config.tiled.path
+
+    def start(self) -> Self:
+        """Open everything, innermost first, so that the first message already finds its way."""
+        with contextlib.ExitStack() as stack:
+            for publisher, name in self._make_publishers(stack):
+                thread = PublisherThread(publisher, name).start()
+                stack.callback(thread.stop, FLUSH_S)
+                self._publishers.append(thread)
+            self.engine = Engine(self._config, self._publishers, device=self._device, probe=self._probe)
+            stack.callback(self._finish)
+            inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
+            self._intake = Intake(self._config, inbox, self._outputs.put)
+            stack.callback(self._intake.stop)
+            streams = self._config.streams
+            for road in ("documents", "frames", "positions"):
+                receiver = Receiver(road, getattr(streams, road), inbox)
+                stack.callback(receiver.stop)
+                self._receivers.append(receiver)
+            self._cleanup = stack.pop_all()
+        return self
+
+    def run(self, observe: Callable[[Self], None] | None = None) -> None:
+        """Work until `stop` is called; `observe` is called after every step and while waiting.
+
+        Raises:
+            StreamError: what ended one of the threads.
+        """
+        while not self._stop.is_set():
+            self._deliver()
+            if not self.engine.work(time.monotonic):
+                with contextlib.suppress(queue.Empty):
+                    self.engine.take(self._outputs.get(timeout=IDLE_WAIT_S), time.monotonic())
+            for part in (*self._receivers, *self._publishers, self._intake, self.server):
+                if part is not None:
+                    part.check()
+            if observe is not None:
+                observe(self)
+
+    def stop(self) -> None:
+        """End `run` after the step in progress; may be called from anywhere, a signal handler too."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """Stop receiving, join what has been received, finish the scans, deliver the finals."""
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def endpoints(self) -> dict[str, str]:
+        """The real address of each road: port 0 in the configuration is replaced by the port it became."""
+        return {receiver.road: receiver.endpoint for receiver in self._receivers}
+
+    @property
+    def status(self) -> DaemonStatus:
+        """A copy of everything that is counted."""
+        return DaemonStatus(
+            scan=self.engine.status,
+            streams=[receiver.status() for receiver in self._receivers],
+            counts=dict(self._intake.counts) if self._intake else {},
+            publishers=[publisher.status for publisher in self._publishers],
+        )
+
+    def _finish(self) -> None:
+        self._deliver()
+        self.engine.stop(time.monotonic())
+
+    def _deliver(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.engine.take(self._outputs.get_nowait(), time.monotonic())
+
+    def _make_publishers(self, stack: contextlib.ExitStack) -> list[tuple[TiledPublisher | FilesPublisher, str]]:
+        tiled = self._config.tiled
+        key = secret(tiled.api_key_env, tiled.api_key_file)
+        if tiled.uri is None:
+            self.server = EmbeddedServer(tiled.folder, key, tiled.host, tiled.port)
+            stack.enter_context(self.server)
+            publisher = TiledPublisher(self.server.uri, tiled.path, self.server.api_key, tiled.access_tags)
+        else:
+            publisher = TiledPublisher(tiled.uri, tiled.path, required_key(tiled, key), tiled.access_tags)
+        _log.info("%s", publisher.check())
+        publishers: list[tuple[TiledPublisher | FilesPublisher, str]] = [(publisher, "tiled")]
+        output = self._config.output
+        if output.folder is not None:
+            attributes = {"version": version("ptyinr-stream"), "configuration": described(self._config)}
+            publishers.append((FilesPublisher(output.folder, output.every_snapshot, attributes), "files"))
+        return publishers
+
+
+def described(config: Config) -> str:
+    """The configuration as JSON, for the files it produced. It holds no secrets, only where they are found."""
+    return json.dumps(config.model_dump(mode="json"))
+
+
+def required_key(tiled: TiledConfig, key: str | None) -> str:
+    """The API key of an external server.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if key is None:
+        where = f"the environment variable {tiled.api_key_env}"
+        raise ConfigError(f"tiled: {tiled.uri} needs an API key: set {where}, or name a file in tiled.api_key_file")
+    return key

@@ -1,0 +1,266 @@
+"""From joined frames to snapshots: owns the trainer and the device. No threads, no sockets; time is an argument.
+
+The main thread calls `take` for whatever the intake has delivered and `work` for as long as there is something to do. A
+step may last 0.3 s on a CPU and the blind start some seconds; nobody waits for either.
+
+One scan is trained at a time, the newest. An older one that is still receiving stragglers keeps them; as soon as it is
+closed, or at once if it is, its final snapshot is taken with the training it has had: the next scan never waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ptyinr.trainer import Trainer, TrainerSettings
+from ptyinr.types import Batch, ScanGeometry, Snapshot
+from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.config import Config
+from ptyinr_stream.errors import GeometryError
+from ptyinr_stream.frames import FrameConvention
+from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
+from ptyinr_stream.optics import scan_geometry
+
+_log = logging.getLogger(__name__)
+
+LEAST_ANNEAL = 0.1
+"""Factor on the learning rates at the end of refinement; they fall linearly from 1."""
+
+Phase = Literal["waiting for frames", "finding the probe", "training", "refining", "done", "failed"]
+
+
+class Sink(Protocol):
+    """Where snapshots go. Every method returns at once and never fails."""
+
+    def open(self, scan: ScanRecord) -> None:
+        """A scan begins."""
+        ...
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """A snapshot of an open scan."""
+        ...
+
+    def close(self, uid: str, report: dict[str, Any]) -> None:
+        """A scan is over."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScanStatus:
+    """How one scan stands, for people and for metrics."""
+
+    uid: str
+    phase: Phase
+    expected: int
+    frames: int = 0
+    """In the dataset."""
+    steps: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Of the newest snapshot."""
+    first_frame_at: float | None = None
+    last_frame_at: float | None = None
+    first_snapshot_at: float | None = None
+    last_snapshot_at: float | None = None
+    longest_gap_s: float = 0.0
+    """Between two snapshots."""
+    error: str | None = None
+    report: ScanReport | None = None
+
+
+@dataclass
+class _Scan:
+    """A scan on its way through the engine."""
+
+    opened: ScanOpened
+    began: float
+    status: ScanStatus
+    baseline: dict[str, Any] = field(default_factory=dict)
+    waiting: list[Batch] = field(default_factory=list)
+    trainer: Trainer | None = None
+    closed_at: float | None = None
+    next_snapshot: float = 0.0
+
+    def note(self, **changes: Any) -> None:
+        self.status = replace(self.status, **changes)
+
+
+class Engine:
+    """Trains the newest scan and hands its snapshots to the sinks."""
+
+    def __init__(self, config: Config, sinks: Sequence[Sink], *, device: str, probe: np.ndarray | None = None) -> None:
+        """`device` is torch's name; `probe` (modes, h, w) starts every scan, None finds one in each."""
+        self._config, self._sinks, self._device, self._probe = config, sinks, device, probe
+        self._convention = FrameConvention(config.frames).describe()
+        self._scans: dict[str, _Scan] = {}
+        self.history: list[ScanStatus] = []
+        """Of the scans that are over, oldest first; the last hundred."""
+
+    @property
+    def status(self) -> ScanStatus | None:
+        """Of the scan in training, else of the last one that ended."""
+        if self._scans:
+            return next(reversed(self._scans.values())).status
+        return self.history[-1] if self.history else None
+
+    def take(self, output: Output, now: float) -> None:
+        """Accept what the intake has delivered."""
+        match output:
+            case ScanOpened():
+                for scan in [s for s in self._scans.values() if s.closed_at is not None]:
+                    self._finish(scan, now)
+                status = ScanStatus(output.uid, "waiting for frames", output.expected)
+                self._scans[output.uid] = _Scan(output, now, status)
+            case BaselineAdded():
+                if scan := self._scans.get(output.uid):
+                    scan.baseline |= output.values
+            case Joined():
+                if scan := self._scans.get(output.uid):
+                    self._append(scan, output.batch, now)
+            case ScanClosed():
+                if scan := self._scans.get(output.uid):
+                    self._close(scan, output.report, now)
+
+    def work(self, now: Callable[[], float]) -> bool:
+        """Take one step of the newest scan, with a snapshot if one is due; False if there is nothing to do."""
+        scan = next(reversed(self._scans.values()), None)
+        if scan is None:
+            return False
+        trainer = self._trainer(scan)
+        if trainer is None or not trainer.ready(complete=scan.closed_at is not None):
+            return False
+        if not trainer.steps:
+            scan.note(phase="finding the probe")
+        anneal = self._anneal(scan, now())
+        try:
+            trainer.step(anneal)
+        except ValueError as error:
+            self._fail(scan, str(error))
+            return True
+        scan.note(steps=trainer.steps, phase="training" if scan.closed_at is None else "refining")
+        time = now()
+        if trainer.steps == 1:
+            scan.next_snapshot = time + self._config.training.snapshot_s
+        if scan.closed_at is not None and time >= scan.closed_at + self._config.training.refine_s:
+            self._finish(scan, time)
+        elif time >= scan.next_snapshot:
+            self._publish(scan, trainer.snapshot(), now())
+        return True
+
+    def stop(self, now: float) -> None:
+        """Finish every scan with what it has."""
+        for scan in list(self._scans.values()):
+            self._finish(scan, now)
+
+    def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
+        first = scan.status.first_frame_at
+        frames = scan.status.frames + len(batch.indices)
+        scan.note(frames=frames, first_frame_at=now if first is None else first, last_frame_at=now)
+        if scan.status.phase == "failed":
+            return
+        scan.waiting.append(batch)
+        if (trainer := self._trainer(scan)) is None:
+            return
+        for held in scan.waiting:
+            try:
+                trainer.append(held)
+            except ValueError as error:
+                self._fail(scan, str(error))
+                return
+        scan.waiting.clear()
+
+    def _trainer(self, scan: _Scan) -> Trainer | None:
+        """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
+        if scan.trainer is not None or not scan.waiting or scan.status.phase == "failed":
+            return scan.trainer
+        height, width = scan.waiting[0].counts.shape[1:]
+        try:
+            geometry = scan_geometry(self._config.geometry, (height, width), scan.opened.document, scan.baseline)
+        except GeometryError as error:
+            if scan.closed_at is not None:  # the baseline reading may still come
+                self._fail(scan, str(error))
+            return None
+        training = self._config.training
+        try:
+            scan.trainer = Trainer(
+                geometry,
+                scan.opened.range,
+                TrainerSettings(holdout=training.holdout, seed=training.seed),
+                uid=scan.opened.uid,
+                probe=self._probe,
+                device=self._device,
+            )
+            for held in scan.waiting:
+                scan.trainer.append(held)
+        except ValueError as error:
+            scan.trainer = None
+            self._fail(scan, str(error))
+            return None
+        scan.waiting.clear()
+        record = self._record(scan, geometry)
+        for sink in self._sinks:
+            sink.open(record)
+        return scan.trainer
+
+    def _record(self, scan: _Scan, geometry: ScanGeometry) -> ScanRecord:
+        return scan_record(scan.opened.uid, scan.opened.document, geometry, scan.opened.range, self._convention)
+
+    def _anneal(self, scan: _Scan, now: float) -> float:
+        refine_s = self._config.training.refine_s
+        if scan.closed_at is None or not refine_s:
+            return 1.0
+        spent = min((now - scan.closed_at) / refine_s, 1.0)
+        return 1.0 - (1.0 - LEAST_ANNEAL) * spent
+
+    def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
+        scan.closed_at = now
+        scan.note(report=report)
+        newest = next(reversed(self._scans.values()))
+        if scan is not newest or self._trainer(scan) is None or not self._config.training.refine_s:
+            self._finish(scan, now)
+
+    def _finish(self, scan: _Scan, now: float) -> None:
+        """Take the final snapshot and let the scan go."""
+        del self._scans[scan.opened.uid]
+        trainer = scan.trainer
+        if trainer is not None and scan.status.phase != "failed":
+            try:
+                if not trainer.steps and trainer.ready(complete=True):
+                    trainer.step()
+                if trainer.steps:
+                    self._publish(scan, trainer.snapshot(final=True), now)
+                scan.note(phase="done", steps=trainer.steps)
+            except ValueError as error:
+                self._fail(scan, str(error))
+        elif trainer is None and scan.status.phase != "failed":
+            scan.note(phase="failed", error="no frame was joined with a position")
+        if trainer is not None:
+            summary = report_record(scan.status.report) if scan.status.report else {"end_reason": "stopped"}
+            for sink in self._sinks:
+                sink.close(scan.opened.uid, summary)
+        self.history = [*self.history[-99:], scan.status]
+        _log.info(
+            "scan %s: %s, %d frames, %d steps", *(getattr(scan.status, n) for n in ("uid", "phase", "frames", "steps"))
+        )
+
+    def _publish(self, scan: _Scan, snapshot: Snapshot, now: float) -> None:
+        last = scan.status.last_snapshot_at
+        snapshot = replace(snapshot, metrics={**snapshot.metrics, "seconds": now - scan.began})
+        for sink in self._sinks:
+            sink.publish(snapshot)
+        scan.next_snapshot = now + self._config.training.snapshot_s
+        scan.note(
+            metrics=snapshot.metrics,
+            first_snapshot_at=scan.status.first_snapshot_at or now,
+            last_snapshot_at=now,
+            longest_gap_s=max(scan.status.longest_gap_s, 0.0 if last is None else now - last),
+        )
+
+    def _fail(self, scan: _Scan, reason: str) -> None:
+        """Give a scan up, keep its frames counted, and say why once."""
+        _log.error("scan %s cannot be reconstructed: %s", scan.opened.uid, reason)
+        scan.waiting.clear()
+        scan.note(phase="failed", error=reason)

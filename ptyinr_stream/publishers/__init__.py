@@ -1,0 +1,1 @@
+"""Where snapshots go: one file a destination, each driven by its own `PublisherThread`."""

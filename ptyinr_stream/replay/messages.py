@@ -1,0 +1,199 @@
+"""What HXN's control system, detector and encoders say during a scan, as bytes and as documents. No sockets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack_numpy
+import numpy as np
+from event_model import compose_run
+from numpy.typing import NDArray
+
+from ptyinr_stream.config import AxisConfig, PositionsConfig
+from ptyinr_stream.errors import GeometryError
+from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.wire import codecs
+
+HXN_ENCODERS = PositionsConfig(
+    axis0=AxisConfig(channel="/INENC2.VAL.Value", um_per_count=-9.542e-5),
+    axis1=AxisConfig(channel="/INENC3.VAL.Value", um_per_count=-1.03297e-4),
+)
+"""Interferometers of the zone plate stage: zpssx along axis 0, zpssy along axis 1."""
+
+_MOTORS = ("zpssx", "zpssy")  # fast, slow
+
+
+def json_message(message: dict[str, Any]) -> bytes:
+    """A part of the frames' or the positions' road."""
+    return json.dumps(message).encode()
+
+
+def document_message(prefix: str, name: str, document: dict[str, Any]) -> bytes:
+    """A document as `bluesky.callbacks.zmq` frames it, in msgpack."""
+    return b" ".join([prefix.encode(), name.encode(), msgpack_numpy.packb(document)])
+
+
+def series_header_parts(scan: RecordedScan, series: int, rate_hz: float) -> list[bytes]:
+    """What the detector says when it is armed."""
+    frames, h, w = scan.counts.shape
+    configuration = {
+        "nimages": 1,
+        "ntrigger": frames,
+        "trigger_mode": "exte",
+        "bit_depth_image": 8 * scan.counts.itemsize,
+        "x_pixels_in_detector": w,
+        "y_pixels_in_detector": h,
+        "x_pixel_size": scan.geometry.detector_pixel_m,
+        "y_pixel_size": scan.geometry.detector_pixel_m,
+        "frame_time": 1 / rate_hz,
+    }
+    header = {"htype": "dheader-1.0", "series": series, "header_detail": "basic"}
+    return [json_message(header), json_message(configuration)]
+
+
+def image_parts(pixels: NDArray[Any], series: int, frame: int, rate_hz: float) -> list[bytes]:
+    """A frame (h, w), uint16 or uint32."""
+    encoding = f"bs{8 * pixels.itemsize}-lz4<"
+    data = codecs.encode(pixels, encoding)
+    start_ns, stop_ns = (int(1e9 * edge / rate_hz) for edge in (frame, frame + 1))
+    times = {"start_time": start_ns, "stop_time": stop_ns, "real_time": stop_ns - start_ns}
+    spec = {"shape": [pixels.shape[1], pixels.shape[0]], "type": pixels.dtype.name, "encoding": encoding}
+    digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return [
+        json_message({"htype": "dimage-1.0", "series": series, "frame": frame, "hash": digest}),
+        json_message({"htype": "dimage_d-1.0", **spec, "size": len(data)}),
+        data,
+        json_message({"htype": "dconfig-1.0", **times}),
+    ]
+
+
+def encoder_counts(positions_m: NDArray[np.float64], positions: PositionsConfig) -> NDArray[np.float64]:
+    """Whole counts (n, samples, 2) of encoders that move on steadily while frames are exposed at `positions_m` (n, 2).
+
+    The mean of a frame's samples is its position to within half a count divided by the number of samples.
+    """
+    before = np.diff(positions_m, axis=0, prepend=positions_m[:1])
+    after = np.diff(positions_m, axis=0, append=positions_m[-1:])
+    step = np.where(np.abs(before) < np.abs(after), before, after)  # never the fly-back between lines
+    samples = positions.samples_per_frame
+    phase = (np.arange(samples) + 0.5) / samples - 0.5
+    path_m = positions_m[:, None] + phase[:, None] * step[:, None]  # (n, samples, 2)
+    exact = 1e6 * path_m / (positions.axis0.um_per_count, positions.axis1.um_per_count)
+    # What rounding takes from one sample it gives to the next.
+    return np.diff(np.rint(np.cumsum(exact, axis=1)), axis=1, prepend=0)
+
+
+def position_messages(
+    counts: NDArray[np.float64], positions: PositionsConfig, rate_hz: float, flush_s: float
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """PandA data messages of `counts` (n, samples, 2), each with the frame after which it goes out.
+
+    They cover `flush_s` and one sample more, so that, as on the beamline, they do not end where frames do.
+    """
+    samples, flat = counts.shape[1], counts.reshape(-1, 2)
+    trigger_s = (np.arange(len(flat)) + 0.5) / (samples * rate_hz)
+    size = int(flush_s * rate_hz * samples) + 1
+    for number, first in enumerate(range(0, len(flat), size)):
+        chunk = slice(first, min(first + size, len(flat)))
+        channels = {
+            positions.axis0.channel: flat[chunk, 0],
+            positions.axis1.channel: flat[chunk, 1],
+            "/PCAP.TS_TRIG.Value": trigger_s[chunk],
+        }
+        datasets = {
+            name: {"dtype": "float64", "size": len(data), "starting_sample_number": first, "data": data.tolist()}
+            for name, data in channels.items()
+        }
+        yield (chunk.stop - 1) // samples, {"msg_type": "data", "frame_number": number, "datasets": datasets}
+
+
+def run_documents(
+    scan: RecordedScan, positions: PositionsConfig, uid: str | None, scan_id: int, rate_hz: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and documents of a `fly2dpd`: three before the first frame, the others after the last.
+
+    Each is composed, and so dated, when it is asked for.
+
+    Raises:
+        GeometryError: no angle of a Si(111) monochromator gives the scan's wavelength.
+    """
+    readings = {"dcm_th": _monochromator_deg(scan.geometry.energy_kev), "zpsth": scan.angle_deg}
+    run = compose_run(uid=uid or str(uuid.uuid4()), metadata=_start_metadata(scan, positions, scan_id, rate_hz))
+    yield "start", dict(run.start_doc)
+    motor = {"source": "REPLAY", "dtype": "number", "shape": []}
+    baseline = run.compose_descriptor("baseline", dict.fromkeys(readings, motor))
+    yield "descriptor", dict(baseline.descriptor_doc)
+    yield "event", dict(baseline.compose_event(readings, dict.fromkeys(readings, time.time())))
+    samples = positions.samples_per_frame * len(scan.counts)
+    encoder = {"source": "PANDA", "dtype": "array", "dtype_str": "<i4", "shape": [samples], "external": "FILESTORE:"}
+    image = {"source": "REPLAY", "dtype": "array", "shape": list(scan.counts.shape), "external": "FILESTORE:"}
+    keys = {"inenc2_val": encoder, "inenc3_val": encoder, "eiger2_image": image}
+    primary = run.compose_descriptor("primary", keys)
+    yield "descriptor", dict(primary.descriptor_doc)
+    # HXN's page names files, and there are none.
+    page = primary.compose_event_page(
+        data={key: [f"{uuid.uuid4()}/0"] for key in keys},
+        timestamps={key: [time.time()] for key in keys},
+        filled={key: [False] for key in keys},
+    )
+    yield "event_page", dict(page)
+    yield "event", dict(baseline.compose_event(readings, dict.fromkeys(readings, time.time())))
+    yield "stop", dict(run.compose_stop())
+
+
+def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int, rate_hz: float) -> dict[str, Any]:
+    signs = (positions.axis0.motor_sign, positions.axis1.motor_sign)
+    axes = [positions.motors.index(0), positions.motors.index(1)]  # along which the fast and the slow motor move
+    motors_um = 1e6 * (scan.positions_m * signs)[:, axes]  # (n, 2) fast, slow
+    shape = _grid(motors_um[:, 0])
+    (x0, y0), (x1, y1) = motors_um.min(axis=0).tolist(), motors_um.max(axis=0).tolist()
+    fast, slow = _MOTORS
+    return {
+        "scan_id": scan_id,
+        "beamline_id": "HXN",
+        "sample": scan.name,
+        "scan_name": scan.name,
+        "plan_type": "generator",
+        "plan_name": "fly2dpd",
+        "motors": [fast, slow],
+        "motor1": fast,
+        "motor2": slow,
+        "shape": shape,
+        "fly_type": "grid",
+        "scan": {
+            "type": "2D_FLY_PANDA",
+            "scan_input": [x0, x1, float(shape[0]), y0, y1, float(shape[1])],
+            "sample_name": scan.name,
+            "detectors": ["eiger2", "panda1"],
+            "detector_distance": scan.geometry.distance_m,
+            "dwell": 1 / rate_hz,
+            "fast_axis": {"motor_name": fast, "units": "um"},
+            "slow_axis": {"motor_name": slow, "units": "um"},
+            "shape": shape,
+        },
+    }
+
+
+def _grid(fast: NDArray[np.float64]) -> list[int]:
+    """Points a line and lines of a raster, from the fly-backs of its fast axis; [n, 1] of anything else."""
+    ends = np.flatnonzero(np.abs(np.diff(fast)) > 0.5 * np.ptp(fast)) + 1
+    lines = len(ends) + 1
+    points = len(fast) // lines
+    regular = len(fast) == points * lines > lines and np.array_equal(ends, points * np.arange(1, lines))
+    return [points, lines] if regular else [len(fast), 1]
+
+
+def _monochromator_deg(energy_kev: float) -> float:
+    """Bragg angle, by HXN's formula and constants."""
+    sine = 12.39842 / (2 * 3.1355893 * energy_kev)
+    if sine > 1:
+        raise GeometryError(
+            f"the scan's {energy_kev:.3f} keV lie below what a Si(111) monochromator can give, 1.978 keV"
+        )
+    return math.degrees(math.asin(sine))

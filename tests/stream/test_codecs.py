@@ -1,0 +1,201 @@
+"""Detector images, encoded and decoded, honest and lying."""
+
+import os
+import struct
+import threading
+import tracemalloc
+from dataclasses import replace
+
+import lz4.block
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptyinr_stream.errors import WireError
+from ptyinr_stream.events import EncodedImage
+from ptyinr_stream.wire import codecs
+from ptyinr_stream.wire.codecs import bslz4
+
+ENCODINGS = {
+    "uint8": ["bs8-lz4<", "lz4<", "<", "", "raw"],
+    "uint16": ["bs16-lz4<", "bs16-lz4>", "lz4<", "lz4>", "<", ">"],
+    "uint32": ["bs32-lz4<", "bs32-lz4>", "lz4<", "<", ">"],
+}
+
+
+@pytest.fixture(params=["bitshuffle", "hdf5"])
+def backend(request, monkeypatch):
+    if request.param == "hdf5":
+        monkeypatch.setattr(bslz4, "bitshuffle", None)
+    elif bslz4.bitshuffle is None:
+        pytest.skip("bitshuffle has no wheel for this Python")
+
+
+def counts(shape, dtype="uint16", seed=0):
+    return np.random.default_rng(seed).poisson(3, shape).astype(dtype)
+
+
+def encoded(pixels, encoding):
+    return EncodedImage(codecs.encode(pixels, encoding), pixels.shape, pixels.dtype, encoding)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("shape", [(128, 128), (97, 33), (3, 1), (1, 8)])
+@pytest.mark.parametrize(("dtype", "encoding"), [(d, e) for d, names in ENCODINGS.items() for e in names])
+def test_what_was_encoded_is_decoded(shape, dtype, encoding):
+    pixels = counts(shape, dtype)
+    pixels.flat[0] = np.iinfo(dtype).max
+    decoded = codecs.decode(encoded(pixels, encoding))
+    assert decoded.dtype == pixels.dtype
+    assert decoded.dtype.isnative
+    assert np.array_equal(decoded, pixels)
+
+
+@pytest.mark.skipif(bslz4.bitshuffle is None, reason="bitshuffle has no wheel for this Python")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_both_libraries_read_and_write_the_same_bytes(dtype, monkeypatch):
+    pixels = counts((201, 77), dtype)
+    by_bitshuffle = bslz4.compress(pixels)
+    monkeypatch.setattr(bslz4, "bitshuffle", None)
+    assert bslz4.compress(pixels) == by_bitshuffle
+    assert np.array_equal(bslz4.decompress(by_bitshuffle, pixels.shape, pixels.dtype), pixels)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("shape", [(8, 8), (7, 11)])
+def test_a_block_may_be_larger_than_the_image(shape):
+    image = encoded(counts(shape, "uint8"), "bs8-lz4<")
+    vast = image.data[:8] + struct.pack(">I", 2**32 - 8) + image.data[12:]
+    assert np.array_equal(codecs.decode(replace(image, data=vast)), counts(shape, "uint8"))
+
+
+@pytest.mark.usefixtures("backend")
+def test_the_block_size_is_read_from_the_header():
+    pixels = counts((64, 64))
+    halves = [bslz4.compress(half)[12:] for half in (pixels[:32], pixels[32:])]
+    data = struct.pack(">QI", pixels.nbytes, pixels.nbytes // 2) + b"".join(halves)
+    assert np.array_equal(codecs.decode(EncodedImage(data, (64, 64), pixels.dtype, "bs16-lz4<")), pixels)
+
+
+def test_lz4_is_also_read_in_the_framing_of_hdf5():
+    noise = np.random.default_rng(0).integers(0, 2**16, (16, 8), np.uint16)  # LZ4 cannot shrink it
+    pixels = np.concatenate([counts((96, 8)), noise, counts((5, 8))])
+    plain, blocks = pixels.tobytes(), []
+    for start in range(0, len(plain), 256):
+        block = plain[start : start + 256]
+        packed = lz4.block.compress(block, store_size=False)
+        blocks.append(packed if len(packed) < len(block) else block)
+    framed = struct.pack(">QI", len(plain), 256) + b"".join(struct.pack(">I", len(block)) + block for block in blocks)
+    assert any(len(block) == 256 for block in blocks)
+    assert np.array_equal(codecs.decode(EncodedImage(framed, pixels.shape, pixels.dtype, "lz4<")), pixels)
+
+
+def refused(image):
+    with pytest.raises(WireError) as caught:
+        codecs.decode(image)
+    assert caught.value.kind == "undecodable"
+
+
+@pytest.mark.parametrize("encoding", ["bs16-lz4<", "lz4<", "<"])
+def test_an_image_cut_anywhere_is_refused(encoding):
+    image = encoded(counts((40, 50)), encoding)
+    for end in range(0, len(image.data), 7):
+        refused(replace(image, data=image.data[:end]))
+    if encoding != "lz4<":  # LZ4 itself has no end
+        refused(replace(image, data=image.data + b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (slice(0, 8), struct.pack(">Q", 2**40)),
+        (slice(8, 12), struct.pack(">I", 0)),
+        (slice(8, 12), struct.pack(">I", 8191)),
+        (slice(8, 12), struct.pack(">I", 2**32 - 16)),
+        (slice(12, 16), struct.pack(">I", 2**32 - 1)),
+        (slice(12, 16), struct.pack(">I", 0)),
+        (slice(16, 400), bytes(384)),
+    ],
+    ids=["size", "no block", "odd block", "vast block", "vast length", "no length", "no LZ4"],
+)
+@pytest.mark.usefixtures("backend")
+def test_a_lying_header_is_refused(at, value):
+    image = encoded(counts((100, 100)), "bs16-lz4<")
+    data = bytearray(image.data)
+    data[at] = value
+    refused(replace(image, data=bytes(data)))
+
+
+@pytest.mark.parametrize("encoding", ["bs32-lz4<", "lz4<", "<"])
+def test_nothing_is_allocated_for_a_claim_that_the_bytes_cannot_hold(encoding):
+    header = struct.pack(">QI", 4 * 8192 * 8192, 2**31) if encoding.startswith("bs") else b""
+    data = header + bytes(1000)
+    tracemalloc.start()
+    try:
+        refused(EncodedImage(data, (8192, 8192), np.dtype(np.uint32), encoding))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
+
+
+@pytest.mark.parametrize("encoding", ["bs16-lz4<x", "bs32-lz4<", "bs16<", "jpeg", "lz4<\n"])
+def test_an_encoding_that_is_unknown_or_of_other_pixels_is_refused(encoding):
+    refused(EncodedImage(bytes(200), (10, 10), np.dtype(np.uint16), encoding))
+    with pytest.raises(WireError):
+        codecs.encode(counts((10, 10)), encoding)
+
+
+@pytest.mark.skipif(
+    bslz4.bitshuffle is None or not os.path.isdir("/proc/self/task"), reason="needs bitshuffle and /proc"
+)
+def test_decoding_starts_no_threads_and_leaves_openmp_as_it_was():
+    image = encoded(counts((256, 256)), "bs16-lz4<")
+    openmp = bslz4._openmp()
+    seen = {}
+
+    def work():  # OpenMP's pools and settings belong to the thread that calls
+        if openmp is not None:
+            openmp.omp_set_num_threads(3)
+        before = len(os.listdir("/proc/self/task"))
+        codecs.decode(image)
+        seen["started"] = len(os.listdir("/proc/self/task")) - before
+        seen["setting"] = 3 if openmp is None else openmp.omp_get_max_threads()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(10)
+    assert seen == {"started": 0, "setting": 3}
+
+
+def outcome(image):
+    """What an image decodes to, or the kind of the error."""
+    try:
+        pixels = codecs.decode(image)
+    except WireError as error:
+        return error.kind
+    return pixels.shape, pixels.dtype
+
+
+IMAGES = [encoded(counts((24, 30), dtype, seed=1), encoding) for dtype, all_ in ENCODINGS.items() for encoding in all_]
+
+
+@given(st.sampled_from(IMAGES), st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_bytes_decode_to_the_claimed_shape_or_are_refused(image, data):
+    damaged = bytearray(image.data)
+    for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=8)):
+        damaged[at] ^= data.draw(st.integers(1, 255))
+    damaged = bytes(damaged[: data.draw(st.integers(0, len(damaged)))]) if data.draw(st.booleans()) else bytes(damaged)
+    for library in {bslz4.bitshuffle, None}:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bslz4, "bitshuffle", library)
+            assert outcome(replace(image, data=damaged)) in ("undecodable", (image.shape, image.dtype))
+
+
+@given(st.binary(max_size=300), st.sampled_from([e for names in ENCODINGS.values() for e in names]))
+@settings(max_examples=200, deadline=None)
+def test_random_bytes_are_refused_unless_they_are_an_image(data, encoding):
+    image = EncodedImage(data, (8, 9), np.dtype(np.uint16), encoding)
+    assert outcome(image) in ("undecodable", (image.shape, image.dtype))

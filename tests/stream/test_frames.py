@@ -1,0 +1,122 @@
+"""One frame convention: orientation, crop, DC and mask, each checked against numpy on an image without symmetry."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from ptyinr_stream.config import FramesConfig, Orientation
+from ptyinr_stream.errors import GeometryError
+from ptyinr_stream.frames import FrameConvention
+
+IMAGE = np.arange(6 * 8, dtype=np.uint16).reshape(6, 8)
+
+
+def apply(image=IMAGE, **config):
+    return FrameConvention(FramesConfig(**config)).apply(image)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [
+        ("as_sent", IMAGE),
+        ("fliplr", IMAGE[:, ::-1]),
+        ("flipud", IMAGE[::-1]),
+        ("rot90", np.rot90(IMAGE)),
+        ("rot180", np.rot90(IMAGE, 2)),
+        ("rot270", np.rot90(IMAGE, 3)),
+        ("transpose", IMAGE.T),
+        ("antitranspose", np.rot90(IMAGE, 2).T),
+    ],
+)
+def test_an_orientation_does_what_numpy_calls_so(orientation, expected):
+    counts, mask = apply(orientation=orientation)
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.flags.c_contiguous
+    assert mask is None
+
+
+def test_the_eight_orientations_are_eight():
+    assert len({apply(orientation=name)[0].tobytes() for name in get_args(Orientation)}) == 8
+
+
+@pytest.mark.parametrize("window", [(4, 4), (3, 5), (4, 3)])
+def test_the_crop_puts_the_beam_at_half_the_window(window):
+    counts, _ = apply(window=window, centre=(3, 4))
+    assert counts.shape == window
+    assert counts[window[0] // 2, window[1] // 2] == IMAGE[3, 4]
+
+
+def test_the_middle_is_the_centre_unless_it_is_given():
+    np.testing.assert_array_equal(apply(window=(4, 4))[0], apply(window=(4, 4), centre=(3, 4))[0])
+    np.testing.assert_array_equal(apply()[0], IMAGE)
+
+
+def test_the_centre_is_that_of_the_oriented_image():
+    counts, _ = apply(orientation="rot90", window=(2, 2), centre=(5, 2))
+    assert counts[1, 1] == np.rot90(IMAGE)[5, 2]
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (5, 7)])
+def test_dc_comes_from_the_corner_to_the_centre(shape):
+    image = np.zeros(shape, np.uint16)
+    image[0, 0] = 9
+    for window in (None, (4, 3)):
+        counts, _ = apply(image, dc="corner", window=window)
+        rows, columns = counts.shape
+        assert counts[rows // 2, columns // 2] == 9
+
+
+def test_pixels_that_carry_no_measurement_are_masked_and_zero():
+    image = np.full((4, 4), 7, np.uint32)
+    image[0, 0], image[1, 1], image[2, 2] = 2**32 - 1, 500, 499
+    counts, mask = apply(image, saturated=500)
+    assert mask is not None
+    assert np.argwhere(~mask).tolist() == [[0, 0], [1, 1]]
+    assert (counts[0, 0], counts[1, 1], counts[2, 2]) == (0, 0, 499)
+    assert counts.dtype == np.uint32
+    assert image[1, 1] == 500  # the image itself is untouched
+
+
+def test_the_largest_value_of_a_type_is_masked_even_below_the_saturation():
+    image = np.array([[255, 254], [0, 1]], np.uint8)
+    _, mask = apply(image, saturated=100_000)
+    assert mask is not None
+    assert mask.tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("image", [np.array([[-1, 3]], np.int32), np.array([[np.nan, 3]]), np.array([[-0.5, 3]])])
+def test_negative_and_missing_values_are_no_counts(image):
+    counts, mask = apply(image)
+    assert mask is not None
+    assert (counts.tolist(), mask.tolist()) == ([[0, 3]], [[False, True]])
+
+
+def test_bad_pixels_outside_the_window_need_no_mask():
+    image = IMAGE.copy()
+    image[0, 0] = 65535
+    assert apply(image, window=(4, 4))[1] is None
+
+
+def test_a_read_only_image_is_welcome():
+    image = np.frombuffer(bytes([255] * 16), np.uint8).reshape(4, 4)
+    assert not apply(image)[0].any()
+
+
+@pytest.mark.parametrize(("window", "centre"), [((7, 4), None), ((4, 4), (1, 4)), ((4, 4), (3, 7))])
+def test_a_window_that_leaves_the_image_is_refused(window, centre):
+    with pytest.raises(GeometryError, match=r"frames\.window .* of an image of 6 x 8"):
+        apply(window=window, centre=centre)
+
+
+def test_the_convention_describes_itself_in_json_values():
+    described = FrameConvention(FramesConfig(orientation="fliplr", window=(4, 4))).describe()
+    assert described == {
+        "frame_orientation": "fliplr",
+        "frame_dc": "centre",
+        "frame_window": [4, 4],
+        "frame_centre": None,
+        "frame_saturated": None,
+    }

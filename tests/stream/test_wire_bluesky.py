@@ -1,0 +1,218 @@
+"""Bluesky documents over 0MQ, from friends and from strangers."""
+
+import json
+import pickle
+from pathlib import Path
+
+import msgpack
+import msgpack_numpy
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptyinr_stream.events import BaselineRead, RunStarted, RunStopped
+from ptyinr_stream.wire.bluesky import Decoder
+
+DOCUMENTS = Path(__file__).parent.parent / "data" / "documents"
+RUN = "3b13cd65-5a49-40c9-88c3-3baaf5697876"
+
+
+def message(name, document, prefix=b""):
+    return [b" ".join([prefix, name.encode(), msgpack_numpy.packb(document)])]
+
+
+def recorded(name):
+    documents = json.loads((DOCUMENTS / f"{name}.json").read_text())
+    return documents if isinstance(documents, list) else documents["docs"]
+
+
+def fed(decoder, documents):
+    return [event for name, document in documents for event in decoder.feed(message(name, document))]
+
+
+def descriptor(number, run=RUN, name="baseline"):
+    return ("descriptor", {"uid": f"descriptor-{number}", "run_start": run, "name": name})
+
+
+def test_a_run_of_hxn_is_read():
+    decoder = Decoder()
+    documents = recorded("hxn_fly2dpd_reconstructed")
+    started, before, after, stopped = fed(decoder, documents)
+    assert started == RunStarted(RUN, documents[0][1])
+    assert (
+        before == after == BaselineRead(RUN, {"dcm_th": 9.5, "dcm_th_setpoint": 9.5, "zpsth": 0, "zpsth_setpoint": 0})
+    )
+    assert stopped == RunStopped(RUN, "success")
+    assert decoder.counts == {"documents": 5, "descriptor": 1, "resource": 2, "datum": 4, "event_page": 1}
+
+
+@pytest.mark.parametrize("name", ["old_flyer_events", "old_flyer_live", "resource_datum", "ophyd_async_fly"])
+def test_runs_without_a_baseline_start_and_stop(name):
+    decoder = Decoder()
+    documents = recorded(name)
+    started, stopped = fed(decoder, documents)
+    assert started.uid == stopped.uid == documents[0][1]["uid"]
+    assert decoder.counts.total() == len(documents)
+
+
+def test_a_baseline_may_come_as_pages():
+    page = {"descriptor": "descriptor-0", "data": {"dcm_th": [9.5, 9.6], "zpsth": np.array([0.0, 1.0])}}
+    events = fed(Decoder(), [descriptor(0), ("event_page", page)])
+    assert events == [BaselineRead(RUN, {"dcm_th": 9.5, "zpsth": 0}), BaselineRead(RUN, {"dcm_th": 9.6, "zpsth": 1})]
+
+
+def test_readings_of_another_stream_or_run_are_not_a_baseline():
+    event = ("event", {"descriptor": "descriptor-0", "data": {"dcm_th": 9.5}})
+    assert fed(Decoder(), [descriptor(0, name="primary"), event]) == []
+    stop = ("stop", {"run_start": RUN, "exit_status": "abort"})
+    assert fed(Decoder(), [descriptor(0), stop, event]) == [RunStopped(RUN, "abort")]
+
+
+def test_runs_whose_stop_is_lost_do_not_pile_up():
+    decoder = Decoder()
+    fed(decoder, [descriptor(number, run=f"run-{number}") for number in range(1000)])
+    assert len(decoder._baselines) == 64
+    event = ("event", {"descriptor": "descriptor-999", "data": {"dcm_th": 9.5}})
+    assert fed(decoder, [event]) == [BaselineRead("run-999", {"dcm_th": 9.5})]
+
+
+def test_numpy_values_arrive_as_they_were():
+    document = {
+        "uid": RUN,
+        "array": np.arange(6, dtype=">i2").reshape(2, 3),
+        "text": np.array(["ab", "c"]),
+        "number": np.float32(1.5),
+        "flag": np.bool_(True),
+        "complex": 1 - 2j,
+        "empty": np.zeros((0, 3)),
+        7: [(1, 2), None],
+    }
+    (started,) = fed(Decoder(), [("start", document)])
+    for key in ("array", "text", "empty"):
+        assert np.array_equal(started.document[key], document[key])
+        assert started.document[key].dtype == document[key].dtype
+    for key in ("number", "flag", "complex"):
+        assert started.document[key] == document[key]
+    assert started.document[7] == [[1, 2], None]
+
+
+def test_only_the_own_prefix_is_heard():
+    decoder = Decoder(prefix="hxn")
+    assert len(decoder.feed(message("start", {"uid": RUN}, b"hxn"))) == 1
+    assert decoder.feed(message("start", {"uid": RUN})) == decoder.feed(message("start", {"uid": RUN}, b"hxn2")) == []
+    assert decoder.counts == {"documents": 1, "other_prefix": 2}
+
+
+class Bomb:
+    went_off = False
+
+    def __reduce__(self):
+        return (setattr, (Bomb, "went_off", True))
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_is_refused(protocol):
+    decoder = Decoder()
+    assert decoder.feed([b" start " + pickle.dumps({"uid": RUN, "x": Bomb()}, protocol)]) == []
+    assert decoder.counts == {"pickle_refused" if protocol >= 2 else "undecodable": 1}
+    assert not Bomb.went_off
+
+
+@pytest.mark.parametrize(
+    ("array", "kind"),
+    [
+        ({b"nd": True, b"type": "|O", b"kind": b"O", b"shape": (), b"data": pickle.dumps(Bomb())}, "object_refused"),
+        # Without kind 'O' the eight bytes would be taken for the address of an object.
+        ({b"nd": True, b"type": "|O", b"kind": b"", b"shape": (1,), b"data": b"12345678"}, "object_refused"),
+        ({b"nd": False, b"type": "|O", b"data": b"12345678"}, "object_refused"),
+        ({b"nd": True, b"type": [["a", "|O"]], b"kind": b"V", b"shape": (1,), b"data": b"12345678"}, "undecodable"),
+        ({b"nd": True, b"type": "(9999999,9999999)f8", b"kind": b"", b"shape": (1,), b"data": b""}, "undecodable"),
+        ({b"nd": True, b"type": "<f8", b"kind": b"", b"shape": (2**40,), b"data": b"12345678"}, "undecodable"),
+        ({b"nd": True, b"type": "<f8", b"kind": b"", b"data": b"12345678"}, "undecodable"),
+        ({b"nd": True, b"type": "<f7", b"kind": b"", b"shape": (1,), b"data": b"1234567"}, "undecodable"),
+        ({b"nd": False, b"type": "<f8", b"data": b""}, "undecodable"),
+        ({b"nd": False, b"type": "<f8", b"data": 3}, "undecodable"),
+        ({b"complex": True, b"data": "import os"}, "undecodable"),
+        ({b"complex": True}, "undecodable"),
+    ],
+)
+def test_an_array_that_is_none_is_refused(array, kind):
+    decoder = Decoder()
+    assert decoder.feed([b" start " + msgpack.packb({"uid": RUN, "x": [array]})]) == []
+    assert decoder.counts == {kind: 1}
+    assert not Bomb.went_off
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("start", {"time": 3.0}),
+        ("start", {"uid": 3}),
+        ("start", {"uid": "../../etc"}),
+        ("start", {"uid": ".."}),
+        ("start", {"uid": "x" * 500}),
+        ("start", ["uid", RUN]),
+        ("descriptor", {"name": "baseline", "uid": "d"}),
+        ("event", {"data": {}}),
+        ("stop", {"exit_status": "success"}),
+    ],
+)
+def test_a_document_without_what_it_must_have_is_counted(name, document):
+    decoder = Decoder()
+    assert decoder.feed(message(name, document)) == []
+    assert decoder.counts == {"bad_document": 1}
+
+
+@pytest.mark.parametrize("data", [None, 3, {"a": 3}, {"a": "text"}, {"a": np.array(3.0)}])
+def test_a_page_without_lists_is_counted(data):
+    decoder = Decoder()
+    assert fed(decoder, [descriptor(0), ("event_page", {"descriptor": "descriptor-0", "data": data})]) == []
+    assert decoder.counts == {"documents": 1, "bad_document": 1}
+
+
+@pytest.mark.parametrize(
+    ("garbage", "kind"),
+    [
+        (b"", "unknown_name"),
+        (b"start", "other_prefix"),
+        (b" begin \x81", "unknown_name"),
+        (b" start ", "undecodable"),
+        (b" start \xc1", "undecodable"),
+        (b" start " + b"\x91" * 100_000, "undecodable"),
+        (b" start \xdf\xff\xff\xff\xff", "undecodable"),
+        (b" start \x81\x91\x01\x02", "undecodable"),
+        (b" start \x81\xa1\xff\x02", "undecodable"),
+        (b" start \x01\x02", "undecodable"),
+        (b" start \x01", "bad_document"),
+    ],
+)
+def test_garbage_is_counted(garbage, kind):
+    decoder = Decoder()
+    assert decoder.feed([garbage]) == []
+    assert decoder.counts == {kind: 1}
+
+
+VALID = [message(name, document)[0] for name, document in recorded("hxn_fly2dpd_reconstructed")]
+VALID += message("start", {"uid": RUN, "array": np.arange(4.0), "number": np.int16(3)})
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_damaged_documents_never_raise(data):
+    decoder = Decoder()
+    for index in data.draw(st.lists(st.integers(0, len(VALID) - 1), min_size=1, max_size=4)):
+        damaged = bytearray(VALID[index])
+        for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
+            damaged[at] ^= data.draw(st.integers(1, 255))
+        del damaged[data.draw(st.integers(0, len(damaged))) or len(damaged) :]
+        decoder.feed([bytes(damaged)])
+    assert decoder.counts.total() > 0
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=200, deadline=None)
+def test_random_payloads_never_raise(payload):
+    decoder = Decoder()
+    decoder.feed([b" start " + payload, b" event " + payload, payload])
+    assert decoder.counts.total() == 3
