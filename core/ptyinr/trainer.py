@@ -13,6 +13,9 @@ Notable choices, measured on the Siemens star, 200 steps unless said otherwise (
   correlation 0.896 and 0.905 after 100 steps; 0.980 and 0.981 after 200.
 * Adam. SOAP was 0.004 better at equal steps and Muon 0.003 worse; neither is worth its code.
 * Snapshots show averaged weights: the noise of single steps, normal with sine networks, stays out of the picture.
+* Rates that fall towards the end: 700 steps reach 0.988 (held-out error 0.380) with them, 0.978 (0.407) without.
+* The hash grids' tables learn in units of their initial spread. With the networks' rate they moved ten times that
+  spread in a step: as good for 200 steps, then the held-out error went from 0.41 to 2.5.
 """
 
 from __future__ import annotations
@@ -38,6 +41,10 @@ from .siren import ObjectSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 ILLUMINATION_FLOOR = 0.5
+JUMP = 1.25
+"""Growth of the held-out error over the best one at which training returns to the best state."""
+MOST_JUDGES = 256
+"""Frames on which a snapshot's error is measured."""
 EVALUATION_PIXELS = 2**18
 """Of the object at a time, when a snapshot is taken."""
 
@@ -123,6 +130,7 @@ class Trainer:
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = _compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
+        self._best: tuple[float, dict[str, Tensor]] | None = None
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -132,6 +140,7 @@ class Trainer:
         """
         corners = window_corners_px(batch.positions_m, self.geometry, self.scan_range)
         self.dataset.append(batch, corners)
+        self._best = None  # errors before and after frames have come cannot be compared
         self.canvas = self.canvas.including(corners, self.geometry.window)
 
     def ready(self, complete: bool = False) -> bool:
@@ -173,26 +182,36 @@ class Trainer:
             self._optimiser.step()
             self._average()
         else:
-            self._roll_back()
+            self._roll_back(self._averaged.state_dict())
         self.steps += 1
         return StepReport(self.steps, self._loss, len(rows))
 
     def snapshot(self, final: bool = False) -> Snapshot:
         """The reconstruction of this moment, from the averaged weights, evaluated in float32.
 
+        Here training is also judged, on the held-out frames, or on some of the others where none are held out. If the
+        error has jumped since it was at its best, training returns to its best state with half the rates; a final
+        snapshot shows the best state in any case. Judgement begins anew whenever frames are appended.
+
         Raises:
             ValueError: no step has been taken yet.
         """
         if self._model is None:
             raise ValueError("there is nothing to show before the first step")
-        model, corners = self._averaged, self.dataset.corners_px
-        with torch.no_grad():
-            probe = model.probe()
-            first, shape = _bounding_box(corners, self.geometry.window)
-            seen = _evaluate(model.object, first, shape)
-            light = _illumination(corners - first, probe, shape)
-            metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
-            metrics["heldout_error"] = self._error(self.dataset.heldout, seen, probe, corners - first)
+        corners = self.dataset.corners_px
+        first, shape = _bounding_box(corners, self.geometry.window)
+        seen, probe, error = self._look(first, shape)
+        if self._best is None or error < self._best[0]:
+            self._best = (error, {name: value.clone() for name, value in self._averaged.state_dict().items()})
+        elif not error <= JUMP * self._best[0] or final:
+            if not error <= JUMP * self._best[0]:
+                self._roll_back(self._best[1])
+            self._averaged.load_state_dict(self._best[1])
+            seen, probe, error = self._look(first, shape)
+        light = _illumination(corners - first, probe, shape)
+        metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
+        if len(self.dataset.heldout):
+            metrics["heldout_error"] = error
         part = tuple(slice(f - c, f - c + n) for f, c, n in zip(first, self.canvas.corner, shape, strict=True))
         canvas = np.ones(self.canvas.shape, np.complex64)
         coverage = np.zeros(self.canvas.shape, np.float32)
@@ -254,10 +273,10 @@ class Trainer:
             for averaged, current in zip(self._averaged.parameters(), self._trained.parameters(), strict=True):
                 averaged.lerp_(current, 1 - memory)
 
-    def _roll_back(self) -> None:
-        """Return to the averaged weights after a loss that is no number, with half the step and no momentum."""
+    def _roll_back(self, state: dict[str, Tensor]) -> None:
+        """Return to an earlier state, with half the rates and no momentum."""
         self.rollbacks += 1
-        self._trained.load_state_dict(self._averaged.state_dict())
+        self._trained.load_state_dict(state)
         self._optimiser.state.clear()
         for group in self._optimiser.param_groups:
             group["full_rate"] /= 2
@@ -268,17 +287,17 @@ class Trainer:
             raise ValueError("training has not begun")
         return self._model
 
-    def _error(self, rows: np.ndarray, field: Tensor, probe: Tensor, corners: np.ndarray) -> float:
-        """Mean squared amplitude error of the frames in `rows`; nan without frames."""
-        if not len(rows):
-            return math.nan
-        parts = [
-            amplitude_error(
-                predicted_amplitude(field, probe, torch.from_numpy(corners[some])), self.dataset.amplitudes(some)
-            )
-            for some in np.array_split(rows, -(-len(rows) // self.settings.frames_per_step))
-        ]
-        return torch.cat(parts).mean().item()
+    @torch.no_grad()
+    def _look(self, first: tuple[int, int], shape: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
+        """The averaged object in a box, the probe, and their mean squared amplitude error on the frames that judge."""
+        seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+        judges = self.dataset.heldout if len(self.dataset.heldout) else self.dataset.training
+        judges = judges[:: -(-len(judges) // MOST_JUDGES)]
+        errors = []
+        for rows in np.array_split(judges, -(-len(judges) // self.settings.frames_per_step)):
+            predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
+            errors.append(amplitude_error(predicted, self.dataset.amplitudes(rows)))
+        return seen, probe, torch.cat(errors).mean().item()
 
 
 def _bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
