@@ -1,12 +1,10 @@
-"""What stands between threads: an inbox bounded in bytes, and an outbox in which the newest snapshot wins."""
+"""What stands between the receivers and the intake: an inbox bounded in bytes."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
 from threading import Condition
-
-from ptyinr.types import Snapshot
 
 
 @dataclass(frozen=True)
@@ -82,51 +80,3 @@ class Inbox:
     def held_bytes(self) -> int:
         """What it holds now."""
         return self._bytes
-
-
-class Outbox:
-    """Snapshots on their way to one publisher: a slow publisher costs freshness, never training.
-
-    A snapshot replaces the waiting one of the same reconstruction and takes its turn. A final one also drops it, is
-    never replaced itself, and finals leave in the order in which they came.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: list[Snapshot] = []
-        self._changed = Condition()
-        self._closed = False
-        self.replaced = 0
-        """How many snapshots were never taken, because a newer one came."""
-
-    def put(self, snapshot: Snapshot) -> None:
-        """Add a snapshot, never waiting; after `close` it is ignored."""
-        with self._changed:
-            if self._closed:
-                return
-            elders = [place for place, old in enumerate(self._waiting) if old.uid == snapshot.uid and not old.final]
-            self.replaced += len(elders)
-            if elders and not snapshot.final:
-                self._waiting[elders[0]] = snapshot
-            else:
-                for place in elders:
-                    del self._waiting[place]
-                self._waiting.append(snapshot)
-            self._changed.notify_all()
-
-    def get(self, timeout: float | None = None) -> Snapshot | None:
-        """Take the next snapshot; None after `timeout` seconds, and at once when the outbox is `drained`."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed, timeout)
-            return self._waiting.pop(0) if self._waiting else None
-
-    def close(self) -> None:
-        """Accept nothing more and release who waits; what is inside can still be taken."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    @property
-    def drained(self) -> bool:
-        """Closed and empty: there will never be another snapshot."""
-        with self._changed:
-            return self._closed and not self._waiting

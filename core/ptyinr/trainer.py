@@ -41,6 +41,9 @@ from .siren import ObjectSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 ILLUMINATION_FLOOR = 0.5
+LEAST_LIGHT = 0.01
+"""Of the brightest pixel; where less has fallen a snapshot shows 1. Held-out error of the shown object: 0.380 to
+0.381."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
 MOST_JUDGES = 256
@@ -209,6 +212,7 @@ class Trainer:
             self._averaged.load_state_dict(self._best[1])
             seen, probe, error = self._look(first, shape)
         light = _illumination(corners - first, probe, shape)
+        light[light < LEAST_LIGHT] = 0  # what the network says there is invention
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
         if len(self.dataset.heldout):
             metrics["heldout_error"] = error

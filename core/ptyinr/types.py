@@ -121,11 +121,11 @@ class Snapshot:
     frames: int
     """How many frames the dataset held."""
     object: NDArray[np.complex64]
-    """(H, W) transmission; 1 where no frame has looked."""
+    """(H, W) transmission; 1 where `coverage` is 0."""
     probe: NDArray[np.complex64]
     """(modes, h, w), scaled so that |FFT(probe * object)| / sqrt(h * w) is the amplitude of a pattern."""
     coverage: NDArray[np.float32]
-    """(H, W) the share of the probe's intensity that each pixel has received, 1 at the best lit pixel."""
+    """(H, W) the light that each pixel has received, 1 at the brightest; 0 below a hundredth of that."""
     indices: NDArray[np.int64]
     """(n,) the frames in the dataset, ascending."""
     positions_px: NDArray[np.float64]

@@ -45,8 +45,10 @@ from .base import ScanRecord, node_name
 logger = logging.getLogger(__name__)
 
 CLIENT_ATTEMPTS = 2
-"""The second is for a connection that was closed meanwhile. Tiled's own 10 take 24 s; the publisher's thread tries again
-anyway, and with a newer snapshot."""
+"""The second is for a connection that was closed meanwhile. Tiled's own 10 take 24 s; the publisher's thread tries
+again anyway, and with a newer snapshot."""
+TABLE_ATTEMPTS = 2
+"""Snapshots of a run with which the metrics table may be refused before it is done without."""
 TIMEOUT = httpx.Timeout(30.0, connect=3.0)
 METRICS = ("heldout_error", "loss")
 """Columns of the metrics table even when the first snapshot does not have them yet."""
@@ -64,7 +66,7 @@ class _Run:
     """The container that this one continues, until it says so."""
     rows: int = 0
     """Of the metrics."""
-    wants_metrics: bool = True
+    table_refusals: int = 0
 
 
 class TiledPublisher:
@@ -226,10 +228,10 @@ class TiledPublisher:
     def _add_metrics(self, run: _Run, snapshot: Snapshot) -> None:
         """Add a row, or go without: a server that has no storage for tables still gets its images."""
         try:
-            if run.wants_metrics:
+            if run.table_refusals < TABLE_ATTEMPTS:
                 self._append_metrics(run, snapshot)
         except httpx.HTTPError as error:
-            run.wants_metrics = "metrics" in run.nodes or isinstance(error, httpx.TransportError)
+            run.table_refusals += "metrics" not in run.nodes and isinstance(error, httpx.HTTPStatusError)
             where = f"{self._uri}: {self._path}/{run.nodes[''].path_parts[-1]}/metrics"
             logger.warning("%s: step %d is missing: %s", where, snapshot.step, _first_line(error))
 

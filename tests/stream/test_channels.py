@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
-from ptyinr.types import Snapshot
-from ptyinr_stream.channels import Inbox, Message, Outbox
+from ptyinr_stream.channels import Inbox, Message
 
 
 @pytest.fixture
@@ -19,30 +17,6 @@ def pool():
 
 def message(number, size=1):
     return Message("frames", [bytes([number]) * size], float(number))
-
-
-def snapshot(uid, step, final=False):
-    return Snapshot(
-        uid=uid,
-        step=step,
-        frames=1,
-        object=np.ones((2, 2), np.complex64),
-        probe=np.ones((1, 2, 2), np.complex64),
-        coverage=np.ones((2, 2), np.float32),
-        indices=np.zeros(1, np.int64),
-        positions_px=np.zeros((1, 2)),
-        pixel_m=(1e-9, 1e-9),
-        final=final,
-    )
-
-
-def steps(outbox):
-    outbox.close()
-    found = []
-    while not outbox.drained:
-        taken = outbox.get(timeout=1)
-        found.append((taken.uid, taken.step))
-    return found
 
 
 def test_messages_leave_the_inbox_in_the_order_in_which_they_came():
@@ -96,11 +70,10 @@ def test_closing_the_inbox_releases_everybody_and_keeps_what_is_inside(pool):
 
 
 def test_a_reader_that_waits_is_released_by_closing(pool):
-    inbox, outbox = Inbox(10), Outbox()
-    waiting = [pool.submit(inbox.get), pool.submit(outbox.get)]
+    inbox = Inbox(10)
+    waiting = pool.submit(inbox.get)
     inbox.close()
-    outbox.close()
-    assert [future.result(timeout=5) for future in waiting] == [None, None]
+    assert waiting.result(timeout=5) is None
 
 
 def test_many_senders_lose_nothing_in_a_small_inbox(pool):
@@ -110,38 +83,3 @@ def test_many_senders_lose_nothing_in_a_small_inbox(pool):
     assert all(all(sender.result(timeout=5)) for sender in senders)
     assert sorted(item.received for item in taken) == sorted(3 * list(map(float, range(100))))
     assert inbox.high_water_bytes <= 5
-
-
-def test_the_newest_snapshot_replaces_the_one_that_waits():
-    outbox = Outbox()
-    for step in range(4):
-        outbox.put(snapshot("a", step))
-    assert outbox.replaced == 3
-    assert steps(outbox) == [("a", 3)]
-
-
-def test_a_final_snapshot_is_never_replaced_and_drops_its_elders():
-    outbox = Outbox()
-    outbox.put(snapshot("a", 1))
-    outbox.put(snapshot("a", 2, final=True))
-    outbox.put(snapshot("b", 1))
-    outbox.put(snapshot("b", 2))
-    outbox.put(snapshot("a", 3, final=True))  # the same run, reconstructed again
-    assert steps(outbox) == [("a", 2), ("b", 2), ("a", 3)]
-
-
-def test_finals_leave_in_the_order_in_which_they_came():
-    outbox = Outbox()
-    outbox.put(snapshot("a", 1))
-    outbox.put(snapshot("b", 1, final=True))
-    outbox.put(snapshot("a", 2, final=True))
-    assert steps(outbox) == [("b", 1), ("a", 2)]
-
-
-def test_a_closed_outbox_takes_nothing_more():
-    outbox = Outbox()
-    outbox.put(snapshot("a", 1))
-    outbox.close()
-    outbox.put(snapshot("a", 2))
-    assert steps(outbox) == [("a", 1)]
-    assert outbox.get() is None
