@@ -97,8 +97,9 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
     _log_to_terminal(verbose, lines=True)
     from ptyinr_stream.config import load_config
     from ptyinr_stream.daemon import Daemon
+    from ptyinr_stream.tiled_process import ServerProcess
 
-    with Daemon(load_config(config)) as daemon:
+    with Daemon(load_config(config), embedded=ServerProcess) as daemon:
         _stop_on_signals(daemon)
         for road, endpoint in daemon.endpoints.items():
             out.print(f"{road:9} from {endpoint}", highlight=False)

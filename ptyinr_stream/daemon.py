@@ -28,12 +28,12 @@ from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.intake import Intake
+from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
 from ptyinr_stream.sources.zeromq import Receiver
-from ptyinr_stream.tiled_server import EmbeddedServer
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Daemon:
 
     Args:
         config: the whole configuration.
+        embedded: the kind of Tiled server to start where the configuration names none; by default one in a thread.
 
     Raises:
         ConfigError: a key, a device or a probe file is wrong.
@@ -66,8 +67,9 @@ class Daemon:
         PublishError: the Tiled server cannot be written.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, embedded: type[LocalTiled] | None = None) -> None:
         self._config = config
+        self._embedded = embedded
         self._device = choose_device(config.training.device)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
@@ -78,7 +80,7 @@ class Daemon:
         self._publishers: list[PublisherThread] = []
         self._intake: Intake | None = None
         self.engine: Engine
-        self.server: EmbeddedServer | None = None
+        self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
 
     def start(self) -> Self:
@@ -160,7 +162,7 @@ class Daemon:
         tiled = self._config.tiled
         key = secret(tiled.api_key_env, tiled.api_key_file)
         if tiled.uri is None:
-            self.server = EmbeddedServer(tiled.folder, key, tiled.host, tiled.port)
+            self.server = (self._embedded or _in_a_thread())(tiled.folder, key, tiled.host, tiled.port)
             stack.enter_context(self.server)
             publisher = TiledPublisher(self.server.uri, tiled.path, self.server.api_key, tiled.access_tags)
         else:
@@ -177,6 +179,12 @@ class Daemon:
 def described(config: Config) -> str:
     """The configuration as JSON, for the files it produced. It holds no secrets, only where they are found."""
     return json.dumps(config.model_dump(mode="json"))
+
+
+def _in_a_thread() -> type[LocalTiled]:
+    from ptyinr_stream.tiled_server import EmbeddedServer  # noqa: PLC0415  270 MB, which a server elsewhere saves
+
+    return EmbeddedServer
 
 
 def required_key(tiled: TiledConfig, key: str | None) -> str:

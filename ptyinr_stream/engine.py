@@ -10,6 +10,7 @@ closed, or at once if it is, its final snapshot is taken with the training it ha
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -17,18 +18,20 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ptyinr.trainer import Trainer, TrainerSettings
-from ptyinr.types import Batch, ScanGeometry, Snapshot
+from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
-from ptyinr_stream.optics import scan_geometry
+from ptyinr_stream.optics import scan_geometry, scan_plan
 
 _log = logging.getLogger(__name__)
 
 LEAST_ANNEAL = 0.1
 """Factor on the learning rates at the end of refinement; they fall linearly from 1."""
+MOST_PIXELS = 2**28
+"""Of an object: 3 GB for each snapshot. Encoders that read zero elsewhere than the motors ask for hundreds."""
 
 Phase = Literal["waiting for frames", "finding the probe", "training", "refining", "done", "failed"]
 
@@ -127,19 +130,27 @@ class Engine:
     def work(self, now: Callable[[], float]) -> bool:
         """Take one step of the newest scan, with a snapshot if one is due; False if there is nothing to do."""
         scan = next(reversed(self._scans.values()), None)
-        if scan is None:
+        trainer = None if scan is None else self._trainer(scan)
+        if scan is None or trainer is None or not trainer.ready(complete=scan.closed_at is not None):
             return False
-        trainer = self._trainer(scan)
-        if trainer is None or not trainer.ready(complete=scan.closed_at is not None):
-            return False
-        if not trainer.steps:
-            scan.note(phase="finding the probe")
-        anneal = self._anneal(scan, now())
+        if not trainer.steps and scan.status.phase != "finding the probe":
+            scan.note(phase="finding the probe")  # in a call of its own, so that it can be seen: the next takes seconds
+            return True
         try:
-            trainer.step(anneal)
+            self._step(scan, trainer, now)
         except ValueError as error:
             self._fail(scan, str(error))
-            return True
+            if scan.closed_at is not None:
+                self._finish(scan, now())
+        return True
+
+    def stop(self, now: float) -> None:
+        """Finish every scan with what it has."""
+        for scan in list(self._scans.values()):
+            self._finish(scan, now)
+
+    def _step(self, scan: _Scan, trainer: Trainer, now: Callable[[], float]) -> None:
+        trainer.step(self._anneal(scan, now()))
         scan.note(steps=trainer.steps, phase="training" if scan.closed_at is None else "refining")
         time = now()
         if trainer.steps == 1:
@@ -147,13 +158,8 @@ class Engine:
         if scan.closed_at is not None and time >= scan.closed_at + self._config.training.refine_s:
             self._finish(scan, time)
         elif time >= scan.next_snapshot:
+            scan.next_snapshot = time + self._config.training.snapshot_s
             self._publish(scan, trainer.snapshot(), now())
-        return True
-
-    def stop(self, now: float) -> None:
-        """Finish every scan with what it has."""
-        for scan in list(self._scans.values()):
-            self._finish(scan, now)
 
     def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
         first = scan.status.first_frame_at
@@ -164,28 +170,29 @@ class Engine:
         scan.waiting.append(batch)
         if (trainer := self._trainer(scan)) is None:
             return
-        for held in scan.waiting:
-            try:
-                trainer.append(held)
-            except ValueError as error:
-                self._fail(scan, str(error))
-                return
-        scan.waiting.clear()
+        try:
+            _feed(trainer, scan.waiting)
+        except ValueError as error:
+            self._fail(scan, str(error))
 
     def _trainer(self, scan: _Scan) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
-        if scan.trainer is not None or not scan.waiting or scan.status.phase == "failed":
+        if scan.status.phase == "failed":
+            return None
+        if scan.trainer is not None or not scan.waiting:
             return scan.trainer
         height, width = scan.waiting[0].counts.shape[1:]
+        document = scan.opened.document
         try:
-            geometry = scan_geometry(self._config.geometry, (height, width), scan.opened.document, scan.baseline)
+            plan = scan_plan(document, self._config.positions)
+            geometry = scan_geometry(self._config.geometry, (height, width), document, scan.baseline)
         except GeometryError as error:
             if scan.closed_at is not None:  # the baseline reading may still come
                 self._fail(scan, str(error))
             return None
         training = self._config.training
         try:
-            scan.trainer = Trainer(
+            trainer = Trainer(
                 geometry,
                 scan.opened.range,
                 TrainerSettings(holdout=training.holdout, seed=training.seed),
@@ -193,20 +200,15 @@ class Engine:
                 probe=self._probe,
                 device=self._device,
             )
-            for held in scan.waiting:
-                scan.trainer.append(held)
+            _feed(trainer, scan.waiting)
         except ValueError as error:
-            scan.trainer = None
             self._fail(scan, str(error))
             return None
-        scan.waiting.clear()
-        record = self._record(scan, geometry)
+        scan.trainer = trainer
+        record = scan_record(scan.opened.uid, document, geometry, plan, self._convention)
         for sink in self._sinks:
             sink.open(record)
-        return scan.trainer
-
-    def _record(self, scan: _Scan, geometry: ScanGeometry) -> ScanRecord:
-        return scan_record(scan.opened.uid, scan.opened.document, geometry, scan.opened.range, self._convention)
+        return trainer
 
     def _anneal(self, scan: _Scan, now: float) -> float:
         refine_s = self._config.training.refine_s
@@ -219,25 +221,27 @@ class Engine:
         scan.closed_at = now
         scan.note(report=report)
         newest = next(reversed(self._scans.values()))
-        if scan is not newest or self._trainer(scan) is None or not self._config.training.refine_s:
+        trainer = self._trainer(scan)
+        refined = self._config.training.refine_s and trainer is not None and trainer.ready(complete=True)
+        if scan is not newest or not refined:
             self._finish(scan, now)
 
     def _finish(self, scan: _Scan, now: float) -> None:
         """Take the final snapshot and let the scan go."""
         del self._scans[scan.opened.uid]
-        trainer = scan.trainer
-        if trainer is not None and scan.status.phase != "failed":
+        scan.closed_at = now if scan.closed_at is None else scan.closed_at
+        trainer = self._trainer(scan)
+        if trainer is not None:
             try:
-                if not trainer.steps and trainer.ready(complete=True):
+                if not trainer.steps:
                     trainer.step()
-                if trainer.steps:
-                    self._publish(scan, trainer.snapshot(final=True), now)
+                self._publish(scan, trainer.snapshot(final=True), now)
                 scan.note(phase="done", steps=trainer.steps)
             except ValueError as error:
                 self._fail(scan, str(error))
-        elif trainer is None and scan.status.phase != "failed":
+        elif scan.status.phase != "failed":
             scan.note(phase="failed", error="no frame was joined with a position")
-        if trainer is not None:
+        if scan.trainer is not None:
             summary = report_record(scan.status.report) if scan.status.report else {"end_reason": "stopped"}
             for sink in self._sinks:
                 sink.close(scan.opened.uid, summary)
@@ -251,7 +255,6 @@ class Engine:
         snapshot = replace(snapshot, metrics={**snapshot.metrics, "seconds": now - scan.began})
         for sink in self._sinks:
             sink.publish(snapshot)
-        scan.next_snapshot = now + self._config.training.snapshot_s
         scan.note(
             metrics=snapshot.metrics,
             first_snapshot_at=scan.status.first_snapshot_at or now,
@@ -264,3 +267,20 @@ class Engine:
         _log.error("scan %s cannot be reconstructed: %s", scan.opened.uid, reason)
         scan.waiting.clear()
         scan.note(phase="failed", error=reason)
+
+
+def _feed(trainer: Trainer, waiting: list[Batch]) -> None:
+    """Append what waits, and forget it.
+
+    Raises:
+        ValueError: the frames have another shape than the window, or lie too far apart.
+    """
+    for batch in waiting:
+        trainer.append(batch)
+        if math.prod(trainer.canvas.shape) > MOST_PIXELS:
+            rows, columns = trainer.canvas.shape
+            raise ValueError(
+                f"the frames lie so far from the commanded range that the object would have {rows} x {columns} "
+                "pixels: check zero, motor_sign and um_per_count in the configuration's positions"
+            )
+    waiting.clear()

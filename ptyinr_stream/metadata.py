@@ -8,8 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptyinr.types import ScanGeometry, ScanRange
+import numpy as np
+
+from ptyinr.types import ScanGeometry
+from ptyinr_stream.optics import ScanPlan
 from ptyinr_stream.scan import ScanReport
+
+YEAR_9999 = 2.5e11
+"""Seconds since 1970; no calendar reaches further."""
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -53,36 +59,41 @@ def scan_record(
     uid: str,
     document: Mapping[str, Any],
     geometry: ScanGeometry,
-    scan_range: ScanRange,
+    plan: ScanPlan,
     convention: Mapping[str, Any],
 ) -> ScanRecord:
-    """The record of a scan from its start document, its optics and the convention of its frames."""
+    """The record of a scan from its start document, its optics and the convention of its frames.
+
+    As in HXN's own records x is the fast motor, whichever axis of the arrays it moves along. Documents come off a wire:
+    what is no plain value in them is published as text, and never an error.
+    """
     scan = document.get("scan")
     nested = scan if isinstance(scan, Mapping) else {}
-    shape = document.get("shape")
-    numbers = [int(n) for n in shape] if isinstance(shape, list | tuple) and len(shape) == 2 else []
-    range_um = [1e6 * (b - a) for a, b in zip(scan_range.lower_m, scan_range.upper_m, strict=True)]
-    scan_id = _whole(document.get("scan_id"))
+    x, y = plan.fast, 1 - plan.fast
+    range_um = [1e6 * (b - a) for a, b in zip(plan.range.lower_m, plan.range.upper_m, strict=True)]
+    scan_id = _number(document.get("scan_id"))
+    scan_id = int(scan_id) if math.isfinite(scan_id) else 0
+    named = {key: document[key] for key in ("sample", "scan_name", "plan_name") if document.get(key) is not None}
     metadata: dict[str, Any] = {
         "raw_uid": uid,
-        "scan_id": scan_id,
-        "scan_num": scan_id,
+        "scan_id": str(scan_id),
+        "scan_num": str(scan_id),
         "recon_mode": "ptyinr",
-        "x_pixel_m": geometry.pixel_m[0],
-        "y_pixel_m": geometry.pixel_m[1],
-        "x_range_um": range_um[0],
-        "y_range_um": range_um[1],
+        "x_pixel_m": geometry.pixel_m[x],
+        "y_pixel_m": geometry.pixel_m[y],
+        "x_num": plan.line,
+        "y_num": plan.expected // plan.line,
+        "x_range_um": range_um[x],
+        "y_range_um": range_um[y],
         "xray_energy_kev": geometry.energy_kev,
         "wavelength_m": geometry.wavelength_m,
         "distance_m": geometry.distance_m,
         "detector_pixel_m": geometry.detector_pixel_m,
-        **dict(zip(("x_num", "y_num"), numbers, strict=False)),
-        **{key: _flat(value) for key, value in convention.items() if value is not None},
-        **{key: _flat(document[key]) for key in ("sample", "scan_name", "plan_name") if document.get(key)},
+        **{key: _flat(value) for key, value in (*convention.items(), *named.items()) if value is not None},
         **({"scan_type": str(nested["type"])} if "type" in nested else {}),
     }
-    started = document.get("time")
-    return ScanRecord(uid, scan_id, float(started) if isinstance(started, int | float) else time.time(), metadata)
+    started = _number(document.get("time"))
+    return ScanRecord(uid, scan_id, started if 0 <= started < YEAR_9999 else time.time(), metadata)
 
 
 def report_record(report: ScanReport) -> dict[str, Any]:
@@ -98,11 +109,14 @@ def report_record(report: ScanReport) -> dict[str, Any]:
     }
 
 
-def _whole(value: object) -> int:
-    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float | np.integer | np.floating) else math.nan
 
 
 def _flat(value: object) -> Any:
-    if isinstance(value, list | tuple):
-        return [item if isinstance(item, str | bool | int | float) else str(item) for item in value]
-    return value if isinstance(value, str | bool | int | float) else str(value)
+    return [_text(item) for item in value] if isinstance(value, list | tuple) else _text(value)
+
+
+def _text(value: object) -> Any:
+    known = type(value) in (str, bool, int) or (type(value) is float and math.isfinite(value))
+    return value if known else str(value)

@@ -6,10 +6,7 @@ Importing this module takes seconds, because it imports Tiled's server: import i
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
-import re
-import secrets
 import socket
 import threading
 from pathlib import Path
@@ -30,6 +27,7 @@ from tiled.config import Authentication, StreamingCacheConfig
 from tiled.server.app import build_app
 
 from ptyinr_stream.errors import ConfigError, EndpointError
+from ptyinr_stream.local_tiled import LocalTiled
 
 STARTUP_S = 60.0
 STREAM_TTL_S = 60
@@ -38,43 +36,14 @@ STREAM_ITEMS = 200
 """Tiled keeps every written payload until then: its own 1000 items were 4 GB of memory for 1024 x 1024 pixels."""
 
 
-class EmbeddedServer:
-    """A Tiled server that keeps `folder/catalog.db`, `folder/data` and `folder/tabular.db`; a later start continues.
-
-    Whoever reaches a loopback address may read, so that a browser needs no key; elsewhere reading needs the key as
-    writing always does.
-
-        with EmbeddedServer(Path("tiled"), api_key=None) as server:
-            TiledPublisher(server.uri, "processed/ptyinr", server.api_key)
-
-    Args:
-        folder: Created if missing.
-        api_key: Letters and digits; None makes one up.
-        host: The interface to listen on.
-        port: 0 takes any free port.
-
-    Raises:
-        ConfigError: the key has other characters than letters and digits.
-    """
+class EmbeddedServer(LocalTiled):
+    """A Tiled server in a thread of this process."""
 
     def __init__(self, folder: Path, api_key: str | None, host: str = "127.0.0.1", port: int = 0) -> None:
-        if api_key is not None and not re.fullmatch("[a-zA-Z0-9]+", api_key):
-            raise ConfigError("the Tiled API key may only have letters and digits")
-        self.api_key = api_key or secrets.token_hex(24)
-        self.folder = Path(folder)
-        self.host, self.port = host, port
+        super().__init__(folder, api_key, host, port)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-
-    @property
-    def uri(self) -> str:
-        """The API, for clients: http://host:port/api/v1."""
-        return f"{self._root}/api/v1"
-
-    def web_link(self, path: str = "") -> str:
-        """The page of `path`, slash separated, in Tiled's own web interface."""
-        return f"{self._root}/ui/browse/{path.strip('/')}"
 
     def start(self) -> Self:
         """Create what is missing, listen, and return when the server answers.
@@ -122,19 +91,6 @@ class EmbeddedServer:
         self._thread.join(10)
         self._server = self._thread = None
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    @property
-    def _root(self) -> str:
-        address = _address(self.host)
-        # "Every interface" can be listened on, not connected to.
-        host = "127.0.0.1" if address is not None and address.is_unspecified else self.host
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
     @property
     def _database(self) -> str:
         return f"sqlite+aiosqlite:///{self.folder.resolve() / 'catalog.db'}"
@@ -175,9 +131,9 @@ class EmbeddedServer:
             writable_storage=[str(folder / "data"), f"sqlite:///{folder / 'tabular.db'}"],
             cache_config={**cache, "maxsize": STREAM_ITEMS},
         )
-        address = _address(self.host)
-        private = address is not None and address.is_loopback
-        return build_app(tree, Authentication(single_user_api_key=self.api_key, allow_anonymous_access=private))
+        return build_app(
+            tree, Authentication(single_user_api_key=self.api_key, allow_anonymous_access=self.is_loopback)
+        )
 
     def _serve(self, server: _Server, listener: socket.socket) -> None:
         try:
@@ -230,11 +186,3 @@ async def _initialize(database: str) -> None:
 def _stamp(connection: Connection) -> None:
     """Note the version of the tables, as `tiled catalog init` does."""
     MigrationContext.configure(connection).stamp(ScriptDirectory(ALEMBIC_DIR), "head")
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that `host` spells; None for a name."""
-    try:
-        return ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-    except ValueError:
-        return None

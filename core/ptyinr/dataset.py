@@ -28,9 +28,8 @@ class Dataset:
         self._amplitudes = torch.empty((0, *window), device=device)
         self._corners = np.empty((0, 2))
         self._indices = np.empty(0, np.int64)
+        self._held = np.empty(0, np.bool_)
         self._size = 0
-        self._training: list[int] = []
-        self._heldout: list[int] = []
 
     def __len__(self) -> int:
         return self._size
@@ -45,27 +44,28 @@ class Dataset:
             raise ValueError(f"frames are {batch.counts.shape[1:]} pixels, the dataset holds frames of {self.window}")
         start, stop = self._size, self._size + len(batch.indices)
         self._reserve(stop)
-        amplitudes = np.sqrt(batch.counts.astype(np.float32))
-        if batch.mask is not None:
-            amplitudes[~batch.mask] = -1
+        counts = batch.counts.astype(np.float32)
+        if batch.mask is None:
+            amplitudes = np.sqrt(counts)
+        else:  # anything may stand in a masked pixel
+            amplitudes = np.where(batch.mask, np.sqrt(counts, where=batch.mask, out=np.zeros_like(counts)), -1)
         corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
         self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
         self._corners[start:stop] = corners_px
         self._indices[start:stop] = batch.indices
+        n = self._holdout
+        self._held[start:stop] = (batch.indices % n == n // 2) if n else False
         self._size = stop
-        for row, index in enumerate(batch.indices.tolist(), start):
-            held = self._holdout and index % self._holdout == self._holdout // 2
-            (self._heldout if held else self._training).append(row)
 
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows to train on."""
-        return np.array(self._training, np.int64)
+        return np.flatnonzero(~self._held[: self._size])
 
     @property
     def heldout(self) -> NDArray[np.int64]:
         """Rows that only measure the error."""
-        return np.array(self._heldout, np.int64)
+        return np.flatnonzero(self._held[: self._size])
 
     @property
     def corners_px(self) -> NDArray[np.float64]:
@@ -90,3 +90,4 @@ class Dataset:
         self._amplitudes = torch.cat([self._amplitudes, grown])
         self._corners = np.concatenate([self._corners, np.empty((room, 2))])
         self._indices = np.concatenate([self._indices, np.empty(room, np.int64)])
+        self._held = np.concatenate([self._held, np.empty(room, np.bool_)])

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from .types import ScanGeometry, ScanRange
 
+MOST_PIXELS = 2**26
+"""Of a canvas that grows: half a gigabyte. Beyond it lies a broken encoder, not a sample."""
 MARGIN = 0.2
 """Of the commanded range, added to the canvas on each side: settling rows and overshoot stay on it."""
 
@@ -42,12 +44,24 @@ class Canvas:
         return cls(shape=(2 * half[0], 2 * half[1]), corner=(-half[0], -half[1]))
 
     def including(self, corners_px: NDArray[np.float64], window: tuple[int, int]) -> Canvas:
-        """This canvas if all windows lie on it, else one that is large enough, with room for as much again."""
+        """This canvas if all windows lie on it, else one that is large enough, with room for as much again.
+
+        Raises:
+            ValueError: a window lies so far away that the canvas would not fit into memory.
+        """
+        if not len(corners_px):
+            return self
         first, last = corners_px.min(0), corners_px.max(0) + window + 1
         lower, upper = np.array(self.corner), np.array(self.corner) + self.shape
         below, above = np.maximum(lower - first, 0), np.maximum(last - upper, 0)
         if not (below.any() or above.any()):
             return self
+        size = upper - lower + np.ceil(2 * below) + np.ceil(2 * above)
+        if size.prod() > max(MOST_PIXELS, 2 * self.shape[0] * self.shape[1]):
+            raise ValueError(
+                f"windows at {first.tolist()} to {last.tolist()} px need a canvas of {size.tolist()} pixels, where "
+                f"the commanded range has {self.shape}: check the encoders and the commanded range"
+            )
         lower, upper = lower - np.ceil(2 * below).astype(int), upper + np.ceil(2 * above).astype(int)
         size = upper - lower
         return Canvas(shape=(int(size[0]), int(size[1])), corner=(int(lower[0]), int(lower[1])))

@@ -17,6 +17,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,7 +49,8 @@ class GridSettings:
     backend: Literal["auto", "torch", "tinycudann"] = "auto"
 
     def __post_init__(self) -> None:
-        sizes = (self.levels or 1, self.features, self.log2_entries, self.base_resolution, self.width, self.depth)
+        levels = 1 if self.levels is None else self.levels
+        sizes = (levels, self.features, self.log2_entries, self.base_resolution, self.width, self.depth)
         if min(sizes) < 1 or self.growth < 1:
             raise ValueError(f"a hash grid needs positive sizes and a growth of at least 1: {self}")
 
@@ -174,7 +176,9 @@ class GridNetwork(nn.Module):
 
 def _corners(points: Tensor, level: int, settings: GridSettings) -> tuple[Tensor, Tensor, int]:
     """Entries and bilinear weights of the four grid points around each point: (n, 4), (n, 4), entries of the level."""
-    scale = 2.0 ** (level * math.log2(settings.growth)) * settings.base_resolution - 1.0
+    # In single precision, as in tiny-cuda-nn: where the scale is a whole number, a rounding decides on the resolution.
+    octaves = float(np.float32(level) * np.float32(math.log2(settings.growth)))
+    scale = float(np.float32(2.0**octaves) * np.float32(settings.base_resolution) - np.float32(1))
     resolution = math.ceil(scale) + 1
     size = min(-(-(resolution**2) // 8) * 8, 2**settings.log2_entries)
     position = points * scale + 0.5

@@ -30,8 +30,9 @@ def shift_probe(probe: Tensor, offsets: Tensor) -> Tensor:
 
 def shift_ramps(offsets: Tensor, h: int, w: int) -> Tensor:
     """What a shift multiplies a spectrum with: (n, 2) pixels to (n, h, w) complex, `exp(-2 pi i nu d)`."""
-    rows = _ramp(offsets[:, 0, None] * torch.fft.fftfreq(h).to(offsets))  # (n, h)
-    columns = _ramp(offsets[:, 1, None] * torch.fft.fftfreq(w).to(offsets))  # (n, w)
+    like = {"dtype": offsets.dtype, "device": offsets.device}
+    rows = _ramp(offsets[:, 0, None] * torch.fft.fftfreq(h, **like))  # (n, h)
+    columns = _ramp(offsets[:, 1, None] * torch.fft.fftfreq(w, **like))  # (n, w)
     return rows[:, :, None] * columns[:, None, :]
 
 

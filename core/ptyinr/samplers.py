@@ -26,7 +26,8 @@ def draw_tile(
     first, last = corners_px.min(0), corners_px.max(0)
     lower = corners_px[random.integers(len(corners_px))] - random.uniform(0, reach)
     lower = np.clip(lower, first, np.maximum(last - reach, first))
-    inside = np.flatnonzero(((corners_px >= lower) & (corners_px <= lower + reach)).all(1))
+    upper = lower + reach + 1e-6  # a tile that ends at the last frame holds it, however the sum is rounded
+    inside = np.flatnonzero(((corners_px >= lower) & (corners_px <= upper)).all(1))
     if len(inside) > most:
         inside = np.sort(random.choice(inside, most, replace=False))
     return inside

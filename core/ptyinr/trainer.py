@@ -307,7 +307,8 @@ class Trainer:
 def _bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """First pixel and shape of the smallest array that holds all windows."""
     first = np.floor(corners_px.min(0)).astype(int)
-    shape = np.floor(corners_px.max(0)).astype(int) + window - first
+    # In the box's own pixels: -1e-17 lies in pixel -1, but 33 pixels further on it is 33, not 32.
+    shape = np.floor((corners_px - first).max(0)).astype(int) + window
     return (int(first[0]), int(first[1])), (int(shape[0]), int(shape[1]))
 
 
