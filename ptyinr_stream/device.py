@@ -16,7 +16,7 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # `meta` and the like make tensors, but cannot compute
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"training.device: {name!r} cannot be used: {reason}; there are: auto, cpu, cuda") from error

@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 LEAST_ANNEAL = 0.1
 """Factor on the learning rates at the end of refinement; they fall linearly from 1."""
 MOST_PIXELS = 2**28
-"""Of an object: 3 GB for each snapshot. Encoders that read zero elsewhere than the motors ask for hundreds."""
+"""Of an object: 3 GB for each snapshot. A range that was commanded in nanometres asks for hundreds."""
 
 Phase = Literal["waiting for frames", "finding the probe", "training", "refining", "done", "failed"]
 
@@ -171,7 +171,8 @@ class Engine:
         if (trainer := self._trainer(scan)) is None:
             return
         try:
-            _feed(trainer, scan.waiting)
+            while scan.waiting:
+                trainer.append(scan.waiting.pop(0))
         except ValueError as error:
             self._fail(scan, str(error))
 
@@ -200,7 +201,11 @@ class Engine:
                 probe=self._probe,
                 device=self._device,
             )
-            _feed(trainer, scan.waiting)
+            if math.prod(trainer.canvas.shape) > MOST_PIXELS:
+                size = " x ".join(map(str, trainer.canvas.shape))
+                raise ValueError(f"the commanded range needs an object of {size} pixels: is it given in micrometres?")
+            while scan.waiting:
+                trainer.append(scan.waiting.pop(0))
         except ValueError as error:
             self._fail(scan, str(error))
             return None
@@ -267,20 +272,3 @@ class Engine:
         _log.error("scan %s cannot be reconstructed: %s", scan.opened.uid, reason)
         scan.waiting.clear()
         scan.note(phase="failed", error=reason)
-
-
-def _feed(trainer: Trainer, waiting: list[Batch]) -> None:
-    """Append what waits, and forget it.
-
-    Raises:
-        ValueError: the frames have another shape than the window, or lie too far apart.
-    """
-    for batch in waiting:
-        trainer.append(batch)
-        if math.prod(trainer.canvas.shape) > MOST_PIXELS:
-            rows, columns = trainer.canvas.shape
-            raise ValueError(
-                f"the frames lie so far from the commanded range that the object would have {rows} x {columns} "
-                "pixels: check zero, motor_sign and um_per_count in the configuration's positions"
-            )
-    waiting.clear()

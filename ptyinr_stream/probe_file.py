@@ -24,8 +24,9 @@ def read_probe(path: Path) -> np.ndarray:
                 if not isinstance(dataset := file.get("probe"), h5py.Dataset):
                     raise ConfigError(f"{path}: has no dataset 'probe'; it holds {', '.join(file) or 'nothing'}")
                 probe = dataset[()]
-    except (OSError, ValueError) as error:
+    except (EOFError, OSError, RuntimeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read as a probe (.npy, or HDF5 with 'probe'): {error}") from error
-    if not np.iscomplexobj(probe) or probe.ndim not in (2, 3):
-        raise ConfigError(f"{path}: holds {probe.dtype} {probe.shape}; a probe is complex, (modes, h, w) or (h, w)")
+    if not isinstance(probe, np.ndarray) or not np.iscomplexobj(probe) or probe.ndim not in (2, 3):
+        what = f"{probe.dtype} {probe.shape}" if isinstance(probe, np.ndarray | np.generic) else type(probe).__name__
+        raise ConfigError(f"{path}: holds {what}; a probe is complex, (modes, h, w) or (h, w)")
     return probe

@@ -74,7 +74,7 @@ def blind_start(
         random: order of the frames.
 
     Raises:
-        ValueError: the frames hold no photons.
+        ValueError: the frames hold no photons, or none but at the zero frequency.
     """
     mean = _mean_intensity(amplitudes)
     if float(mean.sum()) <= 0:
@@ -120,6 +120,8 @@ def _middle(patterns: Tensor, shape: list[int]) -> Tensor:
 def sweep_range(mean: Tensor, phase: Tensor) -> list[float]:
     """Defoci of both signs, in metres, geometric between the two bounds that the mean pattern sets."""
     rim = 2 * float((mean * phase).sum() / mean.sum())  # radians a metre; exact for an evenly lit disc
+    if rim <= 0:
+        raise ValueError("all photons lie at the zero frequency: such a pattern has no aperture, and no defocus")
     steepest = max(2 * (rim * k) ** 0.5 + k for k in (float(phase[1, 0]), float(phase[0, 1])))  # from pixel to pixel
     nearest = 1 / rim
     farthest = max(torch.pi / steepest, 4 * nearest)

@@ -19,8 +19,8 @@ def draw_tile(
 ) -> NDArray[np.int64]:
     """Rows of the frames in a random tile, at most `most` of them.
 
-    A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that frames at the
-    rim are seen as often as frames in the middle.
+    A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that tiles at the
+    rim hold as many frames as others.
     """
     reach = np.maximum(REACH * np.array(window), LEAST_REACH_PX)
     first, last = corners_px.min(0), corners_px.max(0)

@@ -41,9 +41,9 @@ from .siren import ObjectSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 ILLUMINATION_FLOOR = 0.5
-LEAST_LIGHT = 0.01
-"""Of the brightest pixel; where less has fallen a snapshot shows 1. Held-out error of the shown object: 0.380 to
-0.381."""
+LEAST_LIGHT = 0.02
+"""Of the median lit pixel (the brightest may lie where the stage stood still); where less has fallen a snapshot shows
+1. Held-out error of the shown object: 0.380 to 0.381."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
 MOST_JUDGES = 256
@@ -139,12 +139,14 @@ class Trainer:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
 
         Raises:
-            ValueError: the frames have another shape than the geometry's window.
+            ValueError: the frames have another shape than the geometry's window, or lie where no canvas reaches; none
+                of the batch is added then.
         """
         corners = window_corners_px(batch.positions_m, self.geometry, self.scan_range)
+        canvas = self.canvas.including(corners, self.geometry.window)
         self.dataset.append(batch, corners)
         self._best = None  # errors before and after frames have come cannot be compared
-        self.canvas = self.canvas.including(corners, self.geometry.window)
+        self.canvas = canvas
 
     def ready(self, complete: bool = False) -> bool:
         """Whether a step can be taken: enough frames for the blind start, or as many as there will be (`complete`)."""
@@ -158,7 +160,7 @@ class Trainer:
             anneal: factor on the learning rates, from 1 while frames arrive towards 0 at the end.
 
         Raises:
-            ValueError: there is no frame to train on.
+            ValueError: there is no frame to train on, or at the first step no light in the frames.
         """
         if not len(self.dataset.training):
             raise ValueError("there is no frame to train on: append a batch first")
@@ -204,15 +206,16 @@ class Trainer:
         corners = self.dataset.corners_px
         first, shape = _bounding_box(corners, self.geometry.window)
         seen, probe, error = self._look(first, shape)
-        if self._best is None or error < self._best[0]:
+        best = self._best
+        if math.isfinite(error) and (best is None or error < best[0]):
             self._best = (error, {name: value.clone() for name, value in self._averaged.state_dict().items()})
-        elif not error <= JUMP * self._best[0] or final:
-            if not error <= JUMP * self._best[0]:
-                self._roll_back(self._best[1])
-            self._averaged.load_state_dict(self._best[1])
+        elif best is not None and (final or not error <= JUMP * best[0]):
+            if not error <= JUMP * best[0]:
+                self._roll_back(best[1])
+            self._averaged.load_state_dict(best[1])
             seen, probe, error = self._look(first, shape)
         light = _illumination(corners - first, probe, shape)
-        light[light < LEAST_LIGHT] = 0  # what the network says there is invention
+        light[light < LEAST_LIGHT * light[light > 0].median()] = 0  # what the network says there is invention
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
         if len(self.dataset.heldout):
             metrics["heldout_error"] = error
@@ -242,6 +245,8 @@ class Trainer:
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
             photons = self._mean_photons()
+            if photons <= 0:
+                raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
             reference = reference * (photons / (reference.abs().square().sum() + 1e-30)).sqrt()
         else:
             rows = self.dataset.training[: self.settings.start_frames]

@@ -1,0 +1,169 @@
+"""The probe's hash grids: the features of tiny-cuda-nn, written out one point at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ptyinr.hashgrid import PRIME, TABLE_UNIT, GridNetwork, GridSettings, TorchHashGrid, hash_grid
+
+HAS_TINYCUDANN = torch.cuda.is_available() and importlib.util.find_spec("tinycudann") is not None
+
+
+def some_points(n=40, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).uniform(0, 1, (n, 2)).astype(np.float32))
+
+
+def level_scale(level, settings):
+    """In single precision, as tiny-cuda-nn reckons: `exp2f(level * log2(growth)) * base - 1`."""
+    f = np.float32
+    return f(np.exp2(f(level) * np.log2(f(settings.growth))) * f(settings.base_resolution) - f(1))
+
+
+def level_entries(resolution, settings):
+    return min(math.ceil(resolution**2 / 8) * 8, 2**settings.log2_entries)
+
+
+def plain_features(point, table, settings, levels):
+    """`grid_index`, `pos_fract` and the interpolation of tiny-cuda-nn's `grid.h`."""
+    features, start = [], 0
+    for level in range(levels):
+        scale = level_scale(level, settings)
+        resolution = math.ceil(scale) + 1
+        entries = level_entries(resolution, settings)
+        position = [float(x) * float(scale) + 0.5 for x in point]
+        lower = [math.floor(p) for p in position]
+        total = np.zeros(settings.features)
+        for dx in (0, 1):
+            for dy in (0, 1):
+                x, y = lower[0] + dx, lower[1] + dy
+                weight = 1.0
+                for p, low, step in zip(position, lower, (dx, dy), strict=True):
+                    weight *= p - low if step else 1 - (p - low)
+                index = x + y * resolution if resolution**2 <= entries else x ^ (y * PRIME % 2**32)
+                total += weight * table[start + index % entries]
+        features.append(total)
+        start += entries
+    assert start == len(table)
+    return np.concatenate(features)
+
+
+@pytest.mark.parametrize(
+    ("settings", "levels"),
+    [
+        (GridSettings(), 7),
+        (GridSettings(log2_entries=8, growth=1.7), 5),  # hashed from the second level on
+        (GridSettings(features=4, base_resolution=5, growth=2.0), 3),
+        (GridSettings(growth=1.0, base_resolution=10), 2),
+    ],
+)
+def test_features_are_those_of_the_formula(settings, levels):
+    points = some_points()
+    grid = TorchHashGrid(points, settings, levels)
+    got = grid().detach().numpy()
+    table = grid.table.detach().double().numpy()
+    expected = np.array([plain_features(point, table, settings, levels) for point in points.tolist()])
+    assert got.shape == (len(points), levels * settings.features)
+    assert np.abs(got - expected).max() < 1e-3 * TABLE_UNIT  # the scales' rounding
+
+
+def test_tables_have_as_many_entries_as_those_of_tiny_cuda_nn():
+    """1.5^3 * 16 is 54, but in double precision a little more: then one level would have 55 x 55 entries."""
+    settings = GridSettings()
+    expected = [level_entries(math.ceil(level_scale(level, settings)) + 1, settings) for level in range(7)]
+    assert expected[3] == math.ceil(54**2 / 8) * 8
+    assert len(TorchHashGrid(some_points(3), settings, 7).table) == sum(expected)
+
+
+def test_points_on_the_border_stay_inside_the_tables():
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    assert torch.isfinite(TorchHashGrid(corners, GridSettings(), 7)()).all()
+
+
+def test_the_table_starts_within_its_unit():
+    table = TorchHashGrid(some_points(3), GridSettings(), 5).table.detach().abs()
+    assert 0.9 * TABLE_UNIT < table.max() <= TABLE_UNIT
+
+
+def test_gradients_are_those_of_finite_differences():
+    grid = TorchHashGrid(some_points(6), GridSettings(base_resolution=3, log2_entries=4), 2).double()
+
+    def features(table):
+        return torch.func.functional_call(grid, {"table": table}, ())
+
+    assert torch.autograd.gradcheck(features, (grid.table,))
+
+
+def test_levels_stop_at_the_first_that_is_as_fine_as_the_pixels():
+    settings = GridSettings(base_resolution=16, growth=1.5)
+    for pixels in (8, 16, 17, 32, 100, 128, 256):
+        levels = settings.resolved_levels(pixels)
+        assert 16 * 1.5 ** (levels - 1) >= pixels
+        assert levels == 1 or 16 * 1.5 ** (levels - 2) < pixels
+    assert GridSettings(levels=3).resolved_levels(1000) == 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"levels": 0},
+        {"levels": -1},
+        {"features": 0},
+        {"log2_entries": 0},
+        {"base_resolution": 0},
+        {"growth": 0.9},
+        {"width": 0},
+        {"depth": 0},
+    ],
+)
+def test_settings_that_make_no_grid_are_refused(bad):
+    with pytest.raises(ValueError, match="positive sizes"):
+        GridSettings(**bad)
+
+
+def test_tinycudann_without_a_gpu_says_how_it_is_had():
+    with pytest.raises(ValueError, match=r"pip install git.*tiny-cuda-nn"):
+        hash_grid(some_points(), GridSettings(backend="tinycudann"), 3)
+
+
+def test_the_cpu_takes_torch():
+    assert isinstance(hash_grid(some_points(), GridSettings(), 3), TorchHashGrid)
+
+
+def test_a_network_starts_at_nothing_and_can_learn_a_pattern():
+    torch.manual_seed(0)
+    network = GridNetwork((12, 16), GridSettings(), 2, torch.device("cpu"))
+    assert network().shape == (12, 16, 2)
+    assert not network().any()
+    rows, columns = torch.meshgrid(torch.arange(12.0), torch.arange(16.0), indexing="ij")
+    wanted = torch.stack([torch.sin(rows / 2), torch.cos(columns / 3)], dim=-1)
+    tables = [network.grid.table]
+    optimiser = torch.optim.Adam(
+        [{"params": network.network.parameters()}, {"params": tables, "lr": 3e-2 * TABLE_UNIT}]
+    )
+    errors = []
+    for _ in range(150):
+        error = (network() - wanted).square().mean()
+        optimiser.zero_grad()
+        error.backward()
+        optimiser.step()
+        errors.append(error.item())
+    assert errors[-1] < 0.1 * errors[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_TINYCUDANN, reason="needs a CUDA device and tinycudann")
+@pytest.mark.parametrize("settings", [GridSettings(), GridSettings(log2_entries=10)])
+def test_tiny_cuda_nn_gives_the_same_features(settings):
+    points = some_points(256).cuda()
+    theirs = hash_grid(points, settings, 7)
+    ours = TorchHashGrid(points, settings, 7).cuda()
+    (parameters,) = theirs.parameters()
+    assert parameters.numel() == ours.table.numel()
+    with torch.no_grad():
+        parameters.copy_(ours.table.reshape(-1))
+    torch.testing.assert_close(theirs(), ours(), rtol=1e-4, atol=1e-4 * TABLE_UNIT)

@@ -1,0 +1,64 @@
+"""A step's frames: those of one tile, at most so many, and none forgotten."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ptyinr.samplers import LEAST_REACH_PX, REACH, draw_tile
+
+scans = st.tuples(
+    st.integers(1, 60), st.floats(0, 900), st.floats(0, 900), st.floats(-500, 500), st.integers(0, 2**32 - 1)
+)
+
+
+def corners(scan):
+    n, height, width, first, seed = scan
+    return first + np.random.default_rng(seed).uniform(0, 1, (n, 2)) * (height, width)
+
+
+@settings(deadline=None)
+@given(scans, st.integers(1, 40), st.sampled_from([(32, 32), (128, 64), (256, 256)]))
+def test_a_tile_has_frames_not_too_many_and_all_within_its_reach(scan, most, window):
+    places = corners(scan)
+    random = np.random.default_rng(scan[-1])
+    reach = np.maximum(REACH * np.array(window), LEAST_REACH_PX)
+    for _ in range(5):
+        rows = draw_tile(places, window, most, random)
+        assert 1 <= len(rows) <= most
+        assert len(set(rows.tolist())) == len(rows)
+        assert (np.ptp(places[rows], axis=0) <= reach + 1e-5).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("extent", [(0, 400), (400, 0), (300, 300), (20, 20)])
+def test_every_frame_is_seen(extent, seed):
+    random = np.random.default_rng(seed)
+    places = random.uniform(-200, 0) + random.uniform(0, 1, (80, 2)) * extent
+    seen = np.zeros(80, int)
+    for _ in range(400):
+        seen[draw_tile(places, (128, 128), 20, random)] += 1
+    assert seen.min() >= 5
+
+
+def test_tiles_at_the_rim_are_as_full_as_others():
+    random = np.random.default_rng(0)
+    rows, columns = np.meshgrid(np.arange(0, 400, 20.0), np.arange(0, 400, 20.0), indexing="ij")
+    places = np.stack([rows.ravel(), columns.ravel()], axis=1)
+    frames = [len(draw_tile(places, (128, 128), 1000, random)) for _ in range(300)]
+    assert 25 <= min(frames) <= max(frames) <= 36  # 102 px hold 5 or 6 of them along each axis
+
+
+def test_a_tile_at_the_rim_includes_the_rim():
+    """The tile is pushed back until it ends at the last frame; rounding must not leave that frame out."""
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        last = random.uniform(-300, 300)
+        places = np.array([[last, 0.0], [last - 500, 0.0]])
+        assert sum(len(draw_tile(places, (128, 128), 5, random)) for _ in range(4)) == 4
+
+
+def test_a_single_frame_is_its_own_tile():
+    assert draw_tile(np.array([[3.7, -8.1]]), (32, 32), 64, np.random.default_rng(0)).tolist() == [0]

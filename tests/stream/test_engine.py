@@ -1,0 +1,451 @@
+"""Scans on their way through the engine: what is trained, when snapshots leave, and how each scan ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ptyinr.trainer import Trainer
+from ptyinr.types import Batch, Snapshot
+from ptyinr_stream.assembler import BaselineAdded, Joined, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.config import parse_config
+from ptyinr_stream.engine import LEAST_ANNEAL, Engine
+from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.metadata import ScanRecord
+from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.replay import HXN_ENCODERS
+from ptyinr_stream.replay.messages import run_documents
+
+
+@dataclass
+class Sink:
+    """Writes down what it is given."""
+
+    heard: list[tuple[str, str, Any]] = field(default_factory=list)
+
+    def open(self, scan: ScanRecord) -> None:
+        self.heard.append(("open", scan.uid, scan))
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self.heard.append(("final" if snapshot.final else "live", snapshot.uid, snapshot))
+
+    def close(self, uid: str, report: dict[str, Any]) -> None:
+        self.heard.append(("close", uid, report))
+
+    def of(self, uid: str) -> list[str]:
+        """What happened to a scan, in order."""
+        return [what for what, whose, _ in self.heard if whose == uid]
+
+    def only(self, what: str, uid: str) -> Any:
+        (value,) = [value for kind, whose, value in self.heard if (kind, whose) == (what, uid)]
+        return value
+
+
+@dataclass
+class Bench:
+    """An engine with a sink, a recorded scan and a clock that moves only when it is told to."""
+
+    recorded: RecordedScan
+    engine: Engine
+    sink: Sink
+    now: float = 1000.0
+
+    def open(self, uid: str) -> None:
+        _, document = next(run_documents(self.recorded, HXN_ENCODERS, uid, 404611, 10.0))
+        plan = scan_plan(document, HXN_ENCODERS)
+        self.engine.take(ScanOpened(uid, document, plan.expected, plan.range), self.now)
+
+    def baseline(self, uid: str) -> None:
+        _, _, (_, event), *_ = run_documents(self.recorded, HXN_ENCODERS, uid, 1, 10.0)
+        self.engine.take(BaselineAdded(uid, event["data"]), self.now)
+
+    def join(self, uid: str, frames: range | list[int], shifted_m: float = 0.0) -> None:
+        indices = np.array(frames)
+        batch = Batch(indices, self.recorded.counts[indices], self.recorded.positions_m[indices] + shifted_m)
+        self.engine.take(Joined(uid, batch), self.now)
+
+    def close(self, uid: str, paired: int = 72) -> None:
+        lost = 72 - paired
+        report = ScanReport(72, paired, paired, 0, 0, 0, 0, lost, 0, 0, 0, "success", "settled" if lost else "complete")
+        self.engine.take(ScanClosed(uid, report), self.now)
+
+    def begin(self, uid: str, frames: range | list[int] = range(72)) -> None:
+        self.open(uid)
+        self.baseline(uid)
+        self.join(uid, frames)
+
+    def work(self, times: int = 1, seconds: float = 1.0) -> list[bool]:
+        """Let the engine work; each turn takes some time."""
+
+        def clock() -> float:
+            return self.now
+
+        done = []
+        for _ in range(times):
+            self.now += seconds
+            done.append(self.engine.work(clock))
+        return done
+
+    @property
+    def phases(self) -> dict[str, str]:
+        return {status.uid: status.phase for status in self.engine.history}
+
+
+@pytest.fixture
+def bench(simulated: RecordedScan) -> Iterator[Callable[..., Bench]]:
+    """Makes a bench, by default with a probe, so that steps take milliseconds."""
+    streams = {"documents": "bluesky", "frames": "eiger_v1", "positions": "panda"}
+
+    def make(blind: bool = False, probe: np.ndarray | None = None, energy_kev: float | None = None, **training: Any):
+        config = parse_config(
+            {
+                "streams": {road: {"endpoint": "inproc://x", "wire": wire} for road, wire in streams.items()},
+                "geometry": {"detector_pixel_um": 75.0, **({"energy_kev": energy_kev} if energy_kev else {})},
+                "positions": HXN_ENCODERS.model_dump(),
+                "training": {"refine_s": 5.0, "snapshot_s": 3.0, **training},
+            }
+        )
+        if probe is None and not blind:
+            rows, columns = np.mgrid[-16:16, -12:12]
+            probe = np.exp(-(rows**2 + columns**2) / 30).astype(np.complex64)
+        sink = Sink()
+        return Bench(simulated, Engine(config, [sink], device="cpu", probe=probe), sink)
+
+    return make
+
+
+def test_a_scan_is_opened_trained_shown_refined_finished_and_closed(bench):
+    b = bench()
+    b.open("a")
+    assert (b.engine.status.phase, b.engine.status.expected) == ("waiting for frames", 72)
+    b.baseline("a")
+    assert b.work() == [False]
+    b.join("a", range(68))
+    b.work(5)
+    assert b.engine.status.phase == "training"
+    b.join("a", range(68, 72))
+    b.work(3)
+    b.close("a")
+    b.work(3)
+    assert b.engine.status.phase == "refining"
+    assert b.engine.history == []
+    b.work(3)
+    assert b.sink.of("a") == ["open", *["live"] * b.sink.of("a").count("live"), "final", "close"]
+    assert b.sink.of("a").count("live") >= 2
+    final = b.sink.only("final", "a")
+    assert final.indices.tolist() == list(range(72))
+    assert final.frames == 72
+    assert b.sink.only("close", "a")["frames_paired"] == 72
+    assert b.sink.only("close", "a")["end_reason"] == "complete"
+    status = b.engine.status
+    assert b.engine.history == [status]
+    assert (status.phase, status.frames, status.error) == ("done", 72, None)
+    assert status.steps == final.step
+    assert status.metrics == final.metrics
+    assert status.report.paired == 72
+    assert b.work() == [False]
+
+
+def test_snapshots_leave_at_the_configured_period_after_the_first_step(bench):
+    b = bench(snapshot_s=4.0)
+    b.begin("a")
+    b.work(15)
+    shown = [value for what, _, value in b.sink.heard if what == "live"]
+    assert len(shown) >= 3
+    seconds = [snapshot.metrics["seconds"] for snapshot in shown]
+    assert np.diff(seconds).tolist() == [4.0] * (len(shown) - 1)
+    status = b.engine.status
+    assert status.first_snapshot_at == 1000.0 + seconds[0]
+    assert status.last_snapshot_at == 1000.0 + seconds[-1]
+    assert status.longest_gap_s == 4.0
+    assert status.first_frame_at == status.last_frame_at == 1000.0
+
+
+def test_rates_are_full_while_frames_arrive_and_fall_while_refining(bench, monkeypatch):
+    factors = []
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, anneal=1.0: factors.append(anneal) or step(self, anneal))
+    b = bench(refine_s=4.0)
+    b.begin("a")
+    b.work(3)
+    began = len(factors)
+    assert factors == [1.0] * began
+    b.close("a")
+    b.work(4)
+    assert factors[began:] == pytest.approx([0.775, 0.55, 0.325, LEAST_ANNEAL])
+    assert b.phases == {"a": "done"}
+
+
+def test_a_new_scan_ends_the_refinement_of_the_last_at_once(bench):
+    b = bench(refine_s=1000.0)
+    b.begin("a")
+    b.work(3)
+    b.close("a")
+    b.work(2)
+    assert "final" not in b.sink.of("a")
+    b.open("b")
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    assert b.phases == {"a": "done"}
+    b.baseline("b")
+    b.join("b", range(72))
+    b.work(3)
+    assert (b.engine.status.uid, b.engine.status.phase) == ("b", "training")
+
+
+def test_a_scan_that_still_receives_stragglers_keeps_them_while_the_next_one_trains(bench):
+    b = bench()
+    b.begin("a", range(68))
+    b.work(3)
+    steps = b.engine.status.steps
+    b.begin("b")
+    b.work(3)
+    assert b.engine.status.uid == "b"
+    assert b.sink.of("a").count("final") == 0
+    b.join("a", range(68, 72))
+    b.close("a")
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    final = b.sink.only("final", "a")
+    assert (final.frames, final.step) == (72, steps)
+    b.work()
+    assert b.engine.status.uid == "b"
+    assert b.engine.status.phase == "training"
+
+
+def test_when_the_newer_scan_is_over_the_older_one_trains_on(bench):
+    b = bench(refine_s=0.0)
+    b.begin("a", range(68))
+    b.work(2)
+    b.begin("b")
+    b.work(2)
+    b.close("b")
+    steps = b.engine.status.steps
+    b.work(2)
+    assert (b.engine.status.uid, b.engine.status.steps) == ("a", steps + 2)
+
+
+def test_an_unknown_energy_fails_the_scan_with_its_reason_and_the_next_one_is_trained(bench):
+    b = bench()
+    b.open("a")
+    b.join("a", range(72))
+    assert b.work(2) == [False, False]
+    b.close("a")
+    assert b.phases == {"a": "failed"}
+    assert "the photon energy is unknown" in b.engine.status.error
+    assert b.engine.status.report.paired == 72
+    assert b.sink.heard == []
+    b.begin("b")
+    assert b.work(2) == [True, True]
+    assert b.sink.of("b") == ["open"]
+
+
+def test_an_unknown_energy_is_the_reason_even_if_the_next_scan_has_begun(bench):
+    b = bench()
+    b.open("a")
+    b.join("a", range(72))
+    b.open("b")
+    b.close("a")
+    assert b.phases == {"a": "failed"}
+    assert "the photon energy is unknown" in b.engine.history[0].error
+
+
+def test_an_unknown_energy_is_the_reason_even_if_the_daemon_stops(bench):
+    b = bench()
+    b.open("a")
+    b.join("a", range(72))
+    b.engine.stop(b.now)
+    assert "the photon energy is unknown" in b.engine.status.error
+
+
+def test_frames_that_come_before_the_baseline_wait_for_it(bench):
+    b = bench()
+    b.open("a")
+    b.join("a", range(30))
+    b.join("a", range(30, 72))
+    assert b.work() == [False]
+    assert b.engine.status.frames == 72
+    assert b.sink.heard == []
+    b.baseline("a")
+    b.work(2)
+    b.close("a")
+    b.engine.stop(b.now)
+    assert b.sink.only("final", "a").frames == 72
+
+
+def test_a_configured_energy_needs_no_baseline(bench):
+    b = bench(energy_kev=12.0)
+    b.open("a")
+    b.join("a", range(72))
+    assert b.work() == [True]
+    assert b.sink.only("open", "a").metadata["xray_energy_kev"] == pytest.approx(12.0)
+
+
+def test_a_scan_without_frames_fails_and_says_so(bench):
+    b = bench()
+    b.open("a")
+    b.baseline("a")
+    b.close("a", paired=0)
+    assert b.phases == {"a": "failed"}
+    assert b.engine.status.error == "no frame was joined with a position"
+    assert b.sink.heard == []
+
+
+def test_without_refinement_the_close_is_the_end(bench):
+    b = bench(refine_s=0.0)
+    b.begin("a")
+    b.work(2)
+    b.close("a")
+    assert b.sink.of("a") == ["open", "final", "close"]
+    assert b.phases == {"a": "done"}
+
+
+def test_fewer_frames_than_the_blind_start_waits_for_are_reconstructed_at_the_close(bench):
+    b = bench(blind=True)
+    b.begin("a", range(20))
+    assert b.work(2) == [False, False]
+    b.close("a", paired=20)
+    b.work(8)
+    assert b.phases == {"a": "done"}
+    final = b.sink.only("final", "a")
+    assert (final.frames, final.step) == (20, b.engine.status.steps)
+    assert final.step > 1
+    assert b.sink.only("close", "a")["frames_lost"] == 52
+
+
+def test_a_single_frame_is_reconstructed(bench):
+    b = bench(blind=True, refine_s=0.0)
+    b.begin("a", [3])
+    b.close("a", paired=1)
+    assert b.phases == {"a": "done"}
+    assert b.sink.only("final", "a").indices.tolist() == [3]
+
+
+def test_a_scan_of_which_every_frame_is_held_out_fails_when_it_closes(bench):
+    b = bench()
+    b.begin("a", [5])
+    b.close("a", paired=1)
+    b.work(2)
+    assert b.phases == {"a": "failed"}
+    assert "no frame to train on" in b.engine.status.error
+    assert b.sink.of("a") == ["open", "close"]
+
+
+def test_the_search_for_the_probe_can_be_seen_before_it_takes_its_time(bench):
+    b = bench(blind=True)
+    b.begin("a")
+    b.work()
+    assert (b.engine.status.phase, b.engine.status.steps) == ("finding the probe", 0)
+    b.work()
+    assert (b.engine.status.phase, b.engine.status.steps) == ("training", 1)
+
+
+def test_stopping_finishes_every_scan_with_what_it_has(bench):
+    b = bench()
+    b.begin("a", range(68))
+    b.work(3)
+    b.begin("b")
+    b.engine.stop(b.now)
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    assert b.sink.of("b") == ["open", "final", "close"]
+    assert b.sink.only("close", "b") == {"end_reason": "stopped"}
+    assert b.phases == {"a": "done", "b": "done"}
+    assert b.work() == [False]
+
+
+def test_frames_without_photons_fail_the_scan_once(bench, caplog):
+    b = bench(blind=True)
+    dark = Batch(np.arange(72), np.zeros((72, 32, 24), np.uint16), b.recorded.positions_m)
+    b.open("a")
+    b.baseline("a")
+    b.engine.take(Joined("a", dark), b.now)
+    b.work(5)
+    assert b.work() == [False]
+    assert b.engine.status.phase == "failed"
+    assert "no photons" in b.engine.status.error
+    assert sum("cannot be reconstructed" in record.message for record in caplog.records) == 1
+    b.close("a")
+    assert b.phases == {"a": "failed"}
+    assert b.sink.of("a") == ["open", "close"]
+
+
+def test_a_result_that_is_not_finite_fails_the_scan_and_the_next_one_is_trained(bench, monkeypatch):
+    def broken(self, final=False):
+        raise ValueError("snapshot 3: object is not finite")
+
+    b = bench()
+    b.begin("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "snapshot", broken)
+        b.work(8)
+    assert (b.engine.status.phase, b.engine.status.error) == ("failed", "snapshot 3: object is not finite")
+    b.close("a")
+    assert b.sink.of("a") == ["open", "close"]
+    b.begin("b")
+    b.work(5)
+    assert b.engine.status.phase == "training"
+
+
+def test_a_probe_that_does_not_fit_the_frames_fails_the_scan_with_both_shapes(bench):
+    b = bench(probe=np.ones((16, 16), np.complex64))
+    b.begin("a")
+    assert b.work() == [False]
+    assert b.engine.status.phase == "failed"
+    assert "(16, 16)" in b.engine.status.error
+    assert "(modes, 32, 24)" in b.engine.status.error
+    b.join("a", range(3))
+    assert b.engine.status.frames == 75
+    b.close("a")
+    assert b.phases == {"a": "failed"}
+
+
+def test_frames_far_from_the_commanded_range_fail_the_scan_instead_of_filling_the_memory(bench):
+    b = bench()
+    b.open("a")
+    b.baseline("a")
+    b.join("a", range(72), shifted_m=2e-3)
+    assert b.work(3) == [False] * 3
+    assert b.engine.status.phase == "failed"
+    assert "check the encoders and the commanded range" in b.engine.status.error
+
+
+def test_a_commanded_range_that_no_memory_holds_fails_the_scan(bench):
+    b = bench()
+    _, document = next(run_documents(b.recorded, HXN_ENCODERS, "a", 404611, 10.0))
+    document["scan"]["scan_input"] = [-1e4, 1e4, 9.0, -1e4, 1e4, 8.0]
+    plan = scan_plan(document, HXN_ENCODERS)
+    b.engine.take(ScanOpened("a", document, plan.expected, plan.range), b.now)
+    b.baseline("a")
+    b.join("a", range(72))
+    assert b.engine.status.phase == "failed"
+    assert "is it given in micrometres?" in b.engine.status.error
+    assert b.sink.heard == []
+
+
+def test_frames_that_leave_the_commanded_range_later_fail_the_scan_too(bench):
+    b = bench()
+    b.begin("a", range(70))
+    b.work(2)
+    b.join("a", [70], shifted_m=2e-3)
+    assert b.engine.status.phase == "failed"
+    b.close("a")
+    assert b.sink.of("a") == ["open", "close"]
+
+
+def test_what_belongs_to_no_open_scan_is_passed_over(bench):
+    b = bench()
+    b.join("nobody", range(3))
+    b.baseline("nobody")
+    b.close("nobody")
+    assert b.engine.status is None
+    assert b.engine.history == []
+
+
+def test_only_the_last_hundred_scans_are_remembered(bench):
+    b = bench()
+    for number in range(103):
+        b.open(f"run-{number}")
+        b.close(f"run-{number}", paired=0)
+    assert [status.uid for status in b.engine.history] == [f"run-{number}" for number in range(3, 103)]
