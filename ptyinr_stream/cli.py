@@ -1,4 +1,4 @@
-"""The command line. The only module that prints, configures logging and installs signal handlers.
+"""The command line. With `terminal` the only module that prints and installs signal handlers, alone in logging.
 
 What a user did wrong is one line on standard error and exit status 2; a defect is a traceback.
 """
@@ -6,19 +6,15 @@ What a user did wrong is one line on standard error and exit status 2; a defect 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
 from ptyinr_stream.errors import ConfigError, StreamError
-
-if TYPE_CHECKING:
-    from ptyinr_stream.daemon import Daemon
 
 app = typer.Typer(
     name="ptyinr-stream",
@@ -82,6 +78,7 @@ def demo(
     grow.
     """
     _log_to_terminal(verbose)
+    out.print("starting the daemon and a Tiled server: some ten seconds")
     from ptyinr_stream.terminal import run_demo
 
     run_demo(out, folder=output, rate_hz=rate, refine_s=refine, port=port, serve=not exit_when_done)
@@ -97,20 +94,22 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
     _log_to_terminal(verbose, lines=True)
     from ptyinr_stream.config import load_config
     from ptyinr_stream.daemon import Daemon
+    from ptyinr_stream.terminal import say, stop_on_signals
     from ptyinr_stream.tiled_process import ServerProcess
 
-    with Daemon(load_config(config), embedded=ServerProcess) as daemon:
-        _stop_on_signals(daemon)
+    daemon = Daemon(load_config(config), embedded=ServerProcess)
+    stop_on_signals(daemon)
+    with daemon:
         for road, endpoint in daemon.endpoints.items():
-            out.print(f"{road:9} from {endpoint}", highlight=False)
+            say(out, f"{road:9} from {endpoint}")
         where = daemon.server.web_link(daemon.tiled_path) if daemon.server else "the configured Tiled server"
-        out.print(f"publishing to {where}; waiting for scans", highlight=False)
+        say(out, f"publishing to {where}; waiting for scans")
         try:
             daemon.run()
         except StreamError as error:
             _complain(error)
             raise typer.Exit(1) from None  # it worked once: worth a restart, unlike what ends with 2
-        out.print("stopping: delivering what there is")
+        say(out, "stopping: delivering what there is")
 
 
 @app.command()
@@ -144,7 +143,7 @@ def replay(
     """
     from ptyinr_stream.formats.ptyinr_h5 import read_scan
     from ptyinr_stream.replay import Endpoints, Replay
-    from ptyinr_stream.terminal import counting
+    from ptyinr_stream.terminal import counting, say
 
     recorded = read_scan(scan)
     with (
@@ -164,7 +163,7 @@ def replay(
         for _ in range(repeat):
             report = sender.run()
             if not quiet:
-                out.print(f"run {report.uid}: {report.frames} frames sent", highlight=False)
+                say(out, f"run {report.uid}: {report.frames} frames sent")
 
 
 @app.command()
@@ -178,7 +177,7 @@ def reconstruct(
     holdout: Annotated[
         int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
     ] = 10,
-    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Reconstruct a recorded scan offline, with the same engine.
@@ -193,7 +192,7 @@ def reconstruct(
     from ptyinr_stream.offline import reconstruct as train
     from ptyinr_stream.pictures import picture
     from ptyinr_stream.probe_file import read_probe
-    from ptyinr_stream.terminal import watching
+    from ptyinr_stream.terminal import say, watching
 
     _require_writable(output)
     recorded = read_scan(scan)
@@ -209,11 +208,8 @@ def reconstruct(
         )
     picture(snapshot).save(output.with_suffix(".png"))
     error = snapshot.metrics.get("heldout_error")
-    out.print(
-        f"{output}: {snapshot.frames} frames, {snapshot.step} steps"
-        + ("" if error is None else f", held-out amplitude error {error:.3f} photons"),
-        highlight=False,
-    )
+    judged = "" if error is None else f", held-out amplitude error {error:.3f} photons"
+    say(out, f"{output}: {snapshot.frames} frames, {snapshot.step} steps{judged}")
 
 
 @app.command()
@@ -250,11 +246,6 @@ def _require_writable(path: Path) -> None:
         raise ConfigError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; --output names the HDF5 file to write")
-
-
-def _stop_on_signals(daemon: Daemon) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: daemon.stop())
 
 
 def _log_to_terminal(verbose: bool, lines: bool = False) -> None:

@@ -155,9 +155,16 @@ class TrainingConfig(Section):
     """Seconds between snapshots."""
     holdout: int = Field(default=10, ge=0)
     """Every n-th frame (index % n == n // 2) only measures the error; 0 trains on all."""
-    seed: int = 0
+    seed: Index = 0
     probe_file: Path | None = None
     """A starting probe (.npy complex, or `probe` in an HDF5 file); None starts blind."""
+
+    @field_validator("holdout")
+    @classmethod
+    def _trains(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("is 1: no frame would be left to train on; give 0 to hold none out, or 2 and more")
+        return value
 
 
 class TiledConfig(Section):

@@ -59,8 +59,9 @@ class SecondProcess:
     def __init__(self, scan: Path, endpoints: dict[str, str], rate_hz: float) -> None:
         roads = [argument for road, endpoint in endpoints.items() for argument in (f"--{road}", endpoint)]
         command = [sys.executable, "-m", "ptyinr_stream", "replay", str(scan), "--rate", str(rate_hz)]
+        # In a session of its own: Ctrl-C is for the daemon, which ends this process when it has ended itself.
         self._process = subprocess.Popen(  # noqa: S603  our own program
-            [*command, "--connect", "--quiet", *roads], stderr=subprocess.PIPE, text=True
+            [*command, "--connect", "--quiet", *roads], stderr=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def check(self) -> None:

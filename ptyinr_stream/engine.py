@@ -70,6 +70,8 @@ class ScanStatus:
     last_snapshot_at: float | None = None
     longest_gap_s: float = 0.0
     """Between two snapshots."""
+    ends_at: float | None = None
+    """When refinement will be over, unless the next scan begins earlier; None while frames arrive."""
     error: str | None = None
     report: ScanReport | None = None
 
@@ -224,7 +226,7 @@ class Engine:
 
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
         scan.closed_at = now
-        scan.note(report=report)
+        scan.note(report=report, ends_at=now + self._config.training.refine_s)
         newest = next(reversed(self._scans.values()))
         trainer = self._trainer(scan)
         refined = self._config.training.refine_s and trainer is not None and trainer.ready(complete=True)

@@ -11,11 +11,10 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 from rich.text import Text
 
 from ptyinr.trainer import Trainer
-from ptyinr_stream.daemon import Daemon
+from ptyinr_stream.daemon import Daemon, DaemonStatus
 from ptyinr_stream.data import siemens_star
 from ptyinr_stream.demo import DemoReport, SecondProcess, demo_config, finished, report, since
 from ptyinr_stream.engine import ScanStatus
@@ -46,19 +45,34 @@ def watching(console: Console, seconds: float) -> Iterator[Callable[[float, Trai
         yield show
 
 
+def say(console: Console, text: str) -> None:
+    """Print a line as it is: no colours, no markup, and an address or a path is never broken in two."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def stop_on_signals(daemon: Daemon) -> None:
+    """Let SIGINT and SIGTERM end the daemon's `run`; a second Ctrl-C does not wait for the step in progress."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        daemon.stop()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+
+
 def run_demo(console: Console, *, folder: Path, rate_hz: float, refine_s: float, port: int, serve: bool) -> None:
     """Run the demo from start to end; see `ptyinr_stream.demo`."""
     path = siemens_star()
     scan = read_scan(path)
-    config = demo_config(scan, folder, refine_s, port)
-    with Daemon(config) as daemon:
+    daemon = Daemon(demo_config(scan, folder, refine_s, port))
+    stop_on_signals(daemon)
+    with daemon:
         link = daemon.server.web_link(daemon.tiled_path) if daemon.server else ""
-        console.print(f"Tiled:    [link={link}]{link}[/link]", highlight=False)
-        console.print(f"Pictures: {folder / '<run>' / 'latest.png'}", highlight=False)
+        say(console, f"Tiled:   {link}\nFiles:   {folder}")
         sender = SecondProcess(path, daemon.endpoints, rate_hz)
-        signal.signal(signal.SIGTERM, lambda *_: daemon.stop())
         try:
-            with _display(console, link) as show:
+            with _display(console, link, folder) as show:
 
                 def observe(daemon: Daemon) -> None:
                     sender.check()
@@ -70,17 +84,17 @@ def run_demo(console: Console, *, folder: Path, rate_hz: float, refine_s: float,
         finally:
             sender.stop()
         if (status := finished(daemon)) is None:
-            return  # interrupted
+            say(console, "stopped before the end: delivering what there is")
+            return
         summarise(console, report(status, folder, scan.geometry.window, scored=True))
         if serve:
-            console.print(f"\nServing [link={link}]{link}[/link] until Ctrl-C.", highlight=False)
+            say(console, f"\nServing {link} until Ctrl-C.")
             signal.sigwait({signal.SIGINT, signal.SIGTERM})
 
 
 def summarise(console: Console, done: DemoReport) -> None:
     """Print the numbers that tell whether all is well."""
     scan, counts = done.scan, done.scan.report
-    table = Table(show_header=False, box=None, pad_edge=False)
     rows = {
         "frames sent, joined, in the result": f"{scan.expected}, {counts.paired if counts else '?'}, {scan.frames}",
         "steps": str(scan.steps),
@@ -93,8 +107,7 @@ def summarise(console: Console, done: DemoReport) -> None:
     if done.phase_correlation is not None:
         rows["phase correlation with the reference"] = f"{done.phase_correlation:.4f}"
     for name, value in rows.items():
-        table.add_row(name, value)
-    console.print(table)
+        say(console, f"{name:{max(map(len, rows))}}  {value}")
 
 
 def _interval(start: float | None, end: float | None) -> str:
@@ -102,16 +115,29 @@ def _interval(start: float | None, end: float | None) -> str:
 
 
 @contextmanager
-def _display(console: Console, link: str) -> Iterator[Callable[[Daemon], None]]:
+def _display(console: Console, link: str, folder: Path) -> Iterator[Callable[[Daemon], None]]:
     """A display of a daemon with one scan: redrawn in a terminal, a line now and then elsewhere."""
+    announced = False
+
+    def announce(status: DaemonStatus) -> None:
+        """Tell once, above what is redrawn, where the first snapshot can be seen."""
+        nonlocal announced
+        if not announced and status.scan is not None and all(publisher.published for publisher in status.publishers):
+            announced = True
+            say(console, f"Object:  {link}/{status.scan.uid}/live/object (reload to see it grow)")
+            say(console, f"Picture: {folder / status.scan.uid / 'latest.png'}")
+
     if not console.is_terminal:
-        due = time.monotonic()
+        due, phase = time.monotonic(), None
 
         def line(daemon: Daemon) -> None:
-            nonlocal due
-            if time.monotonic() >= due:
-                due = time.monotonic() + LINE_S
-                console.print(_line(daemon.status.scan), highlight=False)
+            nonlocal due, phase
+            status = daemon.status
+            now = None if status.scan is None else status.scan.phase
+            if time.monotonic() >= due or now != phase:
+                due, phase = time.monotonic() + LINE_S, now
+                say(console, _line(status.scan))
+            announce(status)
 
         yield line
         return
@@ -119,24 +145,30 @@ def _display(console: Console, link: str) -> Iterator[Callable[[Daemon], None]]:
     frames = bars.add_task("frames", total=None)
 
     def render(daemon: Daemon) -> None:
-        scan = daemon.status.scan
-        if scan is not None:
-            bars.update(frames, total=scan.expected, completed=scan.frames)
-        link_line = Text.assemble("open ", (f"{link}{'/' + scan.uid + '/live/object' if scan else ''}", "cyan"))
-        live.update(Group(bars, Text(_line(scan)), link_line))
+        status = daemon.status
+        if status.scan is not None:
+            bars.update(frames, total=status.scan.expected, completed=status.scan.frames)
+        live.update(Group(bars, Text(_line(status.scan, counted=False))))
+        announce(status)
 
     with Live(bars, console=console, refresh_per_second=4) as live:
         yield render
 
 
-def _line(scan: ScanStatus | None) -> str:
+def _line(scan: ScanStatus | None, counted: bool = True) -> str:
+    """How a scan stands, in less than 80 columns where its frames are not `counted`."""
     if scan is None:
         return "waiting for the scan"
-    error = scan.metrics.get("heldout_error")
-    return (
-        f"{scan.phase}: {scan.frames}/{scan.expected} frames, {scan.steps} steps, "
-        f"held-out error {'-' if error is None else f'{error:.3f}'}, snapshot {since(scan.last_snapshot_at)}"
-    )
+    left = ""
+    if scan.phase == "refining" and scan.ends_at is not None:
+        left = f", {max(0.0, scan.ends_at - time.monotonic()):.0f} s left"
+    parts = [f"{scan.frames}/{scan.expected} frames"] if counted else []
+    parts.append(f"{scan.steps} steps")
+    if (error := scan.metrics.get("heldout_error")) is not None:
+        parts.append(f"held-out error {error:.3f}")
+    if scan.last_snapshot_at is not None:
+        parts.append(f"snapshot {since(scan.last_snapshot_at)}")
+    return f"{scan.phase}{left}: {', '.join(parts)}"
 
 
 def _bars(console: Console, disable: bool = False) -> Progress:
