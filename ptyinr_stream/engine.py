@@ -61,6 +61,8 @@ class ScanStatus:
     expected: int
     frames: int = 0
     """In the dataset."""
+    refused: int = 0
+    """Joined frames that the trainer could not use."""
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the newest snapshot."""
@@ -88,6 +90,8 @@ class _Scan:
     trainer: Trainer | None = None
     closed_at: float | None = None
     next_snapshot: float = 0.0
+    refusal: str = "no frame was joined with a position"
+    """Why there is nothing to train on, should it come to that."""
 
     def note(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)
@@ -160,8 +164,10 @@ class Engine:
         if scan.closed_at is not None and time >= scan.closed_at + self._config.training.refine_s:
             self._finish(scan, time)
         elif time >= scan.next_snapshot:
-            scan.next_snapshot = time + self._config.training.snapshot_s
             self._publish(scan, trainer.snapshot(), now())
+            # From its beginning, so that the period holds; on large fields, where a snapshot takes seconds itself, at
+            # most half of the time goes into snapshots.
+            scan.next_snapshot = max(time + self._config.training.snapshot_s, now() + (now() - time))
 
     def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
         first = scan.status.first_frame_at
@@ -172,11 +178,19 @@ class Engine:
         scan.waiting.append(batch)
         if (trainer := self._trainer(scan)) is None:
             return
-        try:
-            while scan.waiting:
-                trainer.append(scan.waiting.pop(0))
-        except ValueError as error:
-            self._fail(scan, str(error))
+        self._hand_over(scan, trainer)
+
+    def _hand_over(self, scan: _Scan, trainer: Trainer) -> None:
+        """Append what waits. A batch that cannot be used, such as a wild encoder position, costs its frames only."""
+        while scan.waiting:
+            batch = scan.waiting.pop(0)
+            try:
+                trainer.append(batch)
+            except ValueError as error:
+                refused = scan.status.refused + len(batch.indices)
+                scan.note(refused=refused, frames=scan.status.frames - len(batch.indices))
+                scan.refusal = str(error)
+                _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, len(batch.indices), error)
 
     def _trainer(self, scan: _Scan) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
@@ -206,8 +220,6 @@ class Engine:
             if math.prod(trainer.canvas.shape) > MOST_PIXELS:
                 size = " x ".join(map(str, trainer.canvas.shape))
                 raise ValueError(f"the commanded range needs an object of {size} pixels: is it given in micrometres?")
-            while scan.waiting:
-                trainer.append(scan.waiting.pop(0))
         except ValueError as error:
             self._fail(scan, str(error))
             return None
@@ -215,6 +227,7 @@ class Engine:
         record = scan_record(scan.opened.uid, document, geometry, plan, self._convention)
         for sink in self._sinks:
             sink.open(record)
+        self._hand_over(scan, trainer)
         return trainer
 
     def _anneal(self, scan: _Scan, now: float) -> float:
@@ -245,13 +258,13 @@ class Engine:
                 self._publish(scan, trainer.snapshot(final=True), now)
                 scan.note(phase="done", steps=trainer.steps)
             except ValueError as error:
-                self._fail(scan, str(error))
+                self._fail(scan, str(error) if len(trainer.dataset) else scan.refusal)
         elif scan.status.phase != "failed":
-            scan.note(phase="failed", error="no frame was joined with a position")
+            scan.note(phase="failed", error=scan.refusal)
         if scan.trainer is not None:
             summary = report_record(scan.status.report) if scan.status.report else {"end_reason": "stopped"}
             for sink in self._sinks:
-                sink.close(scan.opened.uid, summary)
+                sink.close(scan.opened.uid, summary | {"frames_refused": scan.status.refused})
         self.history = [*self.history[-99:], scan.status]
         _log.info(
             "scan %s: %s, %d frames, %d steps", *(getattr(scan.status, n) for n in ("uid", "phase", "frames", "steps"))

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from .types import Batch
 
+DARK = 0.1
+"""Of the photons of the median frame: below it a frame is dark."""
+
 
 class Dataset:
     """Frames in the order they came.
@@ -29,6 +32,7 @@ class Dataset:
         self._corners = np.empty((0, 2))
         self._indices = np.empty(0, np.int64)
         self._held = np.empty(0, np.bool_)
+        self._photons = np.empty(0)
         self._size = 0
 
     def __len__(self) -> int:
@@ -51,6 +55,9 @@ class Dataset:
             amplitudes = np.where(batch.mask, np.sqrt(counts, where=batch.mask, out=np.zeros_like(counts)), -1)
         corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
         self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
+        self._photons[start:stop] = np.square(amplitudes, where=amplitudes > 0, out=np.zeros_like(amplitudes)).sum(
+            (1, 2)
+        )
         self._corners[start:stop] = corners_px
         self._indices[start:stop] = batch.indices
         n = self._holdout
@@ -61,6 +68,14 @@ class Dataset:
     def training(self) -> NDArray[np.int64]:
         """Rows to train on."""
         return np.flatnonzero(~self._held[: self._size])
+
+    @property
+    def lit_training(self) -> NDArray[np.int64]:
+        """Rows to train on whose frames have at least a tenth of the photons that the median lit frame has."""
+        rows = self.training
+        photons = self._photons[rows]
+        lit = photons[photons > 0]
+        return rows[photons >= DARK * np.median(lit)] if len(lit) else rows[:0]
 
     @property
     def heldout(self) -> NDArray[np.int64]:
@@ -91,3 +106,4 @@ class Dataset:
         self._corners = np.concatenate([self._corners, np.empty((room, 2))])
         self._indices = np.concatenate([self._indices, np.empty(room, np.int64)])
         self._held = np.concatenate([self._held, np.empty(room, np.bool_)])
+        self._photons = np.concatenate([self._photons, np.empty(room)])

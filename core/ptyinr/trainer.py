@@ -46,6 +46,8 @@ LEAST_LIGHT = 0.02
 1. Held-out error of the shown object: 0.380 to 0.381."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
+JUMP_WHILE_GROWING = 2.0
+"""The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
 MOST_JUDGES = 256
 """Frames on which a snapshot's error is measured."""
 EVALUATION_PIXELS = 2**18
@@ -133,7 +135,8 @@ class Trainer:
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = _compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
-        self._best: tuple[float, dict[str, Tensor]] | None = None
+        self._best: tuple[float, np.ndarray, dict[str, Tensor]] | None = None
+        """Least error, the frames that judged it, and the averaged weights of that moment."""
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -145,13 +148,14 @@ class Trainer:
         corners = window_corners_px(batch.positions_m, self.geometry, self.scan_range)
         canvas = self.canvas.including(corners, self.geometry.window)
         self.dataset.append(batch, corners)
-        self._best = None  # errors before and after frames have come cannot be compared
         self.canvas = canvas
 
     def ready(self, complete: bool = False) -> bool:
         """Whether a step can be taken: enough frames for the blind start, or as many as there will be (`complete`)."""
-        training = len(self.dataset.training)
-        return training > 0 and (self._model is not None or complete or training >= self.settings.start_frames)
+        if self._model is not None:
+            return True
+        lit = len(self.dataset.lit_training)
+        return lit >= self.settings.start_frames or (complete and len(self.dataset.training) > 0)
 
     def step(self, anneal: float = 1.0) -> StepReport:
         """Take one step on the frames of a random tile; the first one finds the probe.
@@ -196,7 +200,8 @@ class Trainer:
 
         Here training is also judged, on the held-out frames, or on some of the others where none are held out. If the
         error has jumped since it was at its best, training returns to its best state with half the rates; a final
-        snapshot shows the best state in any case. Judgement begins anew whenever frames are appended.
+        snapshot shows the best state in any case. Once frames have been appended, a state is compared with the best
+        one on the frames that judged that one; if it has not jumped it is the new best, as seen by the new frames.
 
         Raises:
             ValueError: no step has been taken yet.
@@ -205,15 +210,21 @@ class Trainer:
             raise ValueError("there is nothing to show before the first step")
         corners = self.dataset.corners_px
         first, shape = _bounding_box(corners, self.geometry.window)
-        seen, probe, error = self._look(first, shape)
-        best = self._best
-        if math.isfinite(error) and (best is None or error < best[0]):
-            self._best = (error, {name: value.clone() for name, value in self._averaged.state_dict().items()})
-        elif best is not None and (final or not error <= JUMP * best[0]):
-            if not error <= JUMP * best[0]:
-                self._roll_back(best[1])
-            self._averaged.load_state_dict(best[1])
-            seen, probe, error = self._look(first, shape)
+        seen, probe = self._look(first, shape)
+        judges, best = self._judges(), self._best
+        error = self._error(seen, probe, first, judges)
+        same = best is not None and np.array_equal(judges, best[1])
+        compared = error if best is None or same else self._error(seen, probe, first, best[1])
+        jumped = best is not None and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best[0]
+        if best is not None and (jumped or (final and same and error > best[0])):
+            if jumped:
+                self._roll_back(best[2])
+            self._averaged.load_state_dict(best[2])
+            seen, probe = self._look(first, shape)
+            error = self._error(seen, probe, first, judges)
+        elif math.isfinite(error) and (best is None or not same or error < best[0]):
+            state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
+            self._best = (error, judges, state)
         light = _illumination(corners - first, probe, shape)
         light[light < LEAST_LIGHT * light[light > 0].median()] = 0  # what the network says there is invention
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
@@ -249,7 +260,7 @@ class Trainer:
                 raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
             reference = reference * (photons / (reference.abs().square().sum() + 1e-30)).sqrt()
         else:
-            rows = self.dataset.training[: self.settings.start_frames]
+            rows = self._first_rows()
             corners = torch.from_numpy(self.dataset.corners_px[rows])
             self.start = blind_start(self.dataset.amplitudes(rows), corners, self.geometry, self._random)
             reference = self.start.probe
@@ -271,8 +282,13 @@ class Trainer:
         self._model = model
         return model
 
+    def _first_rows(self) -> np.ndarray:
+        """The frames that a probe is found in, or scaled to: dark ones, before a shutter opened, tell nothing."""
+        lit = self.dataset.lit_training
+        return (lit if len(lit) else self.dataset.training)[: self.settings.start_frames]
+
     def _mean_photons(self) -> Tensor:
-        amplitudes = self.dataset.amplitudes(self.dataset.training[: self.settings.start_frames])
+        amplitudes = self.dataset.amplitudes(self._first_rows())
         return amplitudes.clamp(min=0).square().sum((1, 2)).mean()
 
     def _average(self) -> None:
@@ -297,16 +313,23 @@ class Trainer:
         return self._model
 
     @torch.no_grad()
-    def _look(self, first: tuple[int, int], shape: tuple[int, int]) -> tuple[Tensor, Tensor, float]:
-        """The averaged object in a box, the probe, and their mean squared amplitude error on the frames that judge."""
-        seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+    def _look(self, first: tuple[int, int], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """The averaged object in a box, and the probe."""
+        return _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+
+    def _judges(self) -> np.ndarray:
+        """Rows of the frames on which a snapshot's error is measured."""
         judges = self.dataset.heldout if len(self.dataset.heldout) else self.dataset.training
-        judges = judges[:: -(-len(judges) // MOST_JUDGES)]
+        return judges[:: -(-len(judges) // MOST_JUDGES)]
+
+    @torch.no_grad()
+    def _error(self, seen: Tensor, probe: Tensor, first: tuple[int, int], judges: np.ndarray) -> float:
+        """Mean squared amplitude error of an object whose first pixel is `first`."""
         errors = []
         for rows in np.array_split(judges, -(-len(judges) // self.settings.frames_per_step)):
             predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
             errors.append(amplitude_error(predicted, self.dataset.amplitudes(rows)))
-        return seen, probe, torch.cat(errors).mean().item()
+        return torch.cat(errors).mean().item()
 
 
 def _bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:

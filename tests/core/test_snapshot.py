@@ -237,3 +237,14 @@ def test_illumination_is_the_sum_of_the_probes(scan):
     light = _illumination(corners, torch.from_numpy(probe), (49, 32)).numpy()
     np.testing.assert_allclose(light, expected / expected.max(), atol=1e-5)
     assert light.max() == 1
+
+
+def test_a_divergence_is_undone_while_frames_arrive(scan):
+    trainer = trainer_of(scan, order=slice(0, 90))
+    take_steps(trainer, 20)
+    before = trainer.snapshot().metrics["heldout_error"]
+    spoil(trainer)
+    trainer.append(scan.batch(slice(90, 100)))
+    after = trainer.snapshot().metrics
+    assert after["rollbacks"] == 1
+    assert after["heldout_error"] < 2 * before

@@ -174,6 +174,18 @@ def test_dark_frames_among_others_do_no_harm(scan):
     assert trainer.rollbacks == 0
 
 
+def test_the_blind_start_waits_for_light(scan):
+    trainer = trainer_of(scan, probe=False, appended=False)
+    first = scan.batch(slice(0, 70))
+    trainer.append(Batch(first.indices, np.zeros_like(first.counts), first.positions_m))
+    assert not trainer.ready()
+    trainer.append(scan.batch(slice(0, 100), first=70))
+    assert trainer.ready()
+    trainer.step()
+    assert trainer.start is not None
+    assert trainer.start.defocus_m * scan.defocus_m > 0
+
+
 def test_nothing_can_be_done_before_there_is_a_frame(scan):
     trainer = trainer_of(scan, appended=False)
     assert not trainer.ready()

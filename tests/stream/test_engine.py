@@ -350,24 +350,24 @@ def test_stopping_finishes_every_scan_with_what_it_has(bench):
     b.engine.stop(b.now)
     assert b.sink.of("a")[-2:] == ["final", "close"]
     assert b.sink.of("b") == ["open", "final", "close"]
-    assert b.sink.only("close", "b") == {"end_reason": "stopped"}
+    assert b.sink.only("close", "b") == {"end_reason": "stopped", "frames_refused": 0}
     assert b.phases == {"a": "done", "b": "done"}
     assert b.work() == [False]
 
 
-def test_frames_without_photons_fail_the_scan_once(bench, caplog):
+def test_frames_without_photons_are_waited_out_and_fail_the_scan_at_its_end(bench, caplog):
     b = bench(blind=True)
     dark = Batch(np.arange(72), np.zeros((72, 32, 24), np.uint16), b.recorded.positions_m)
     b.open("a")
     b.baseline("a")
     b.engine.take(Joined("a", dark), b.now)
-    b.work(5)
     assert b.work() == [False]
-    assert b.engine.status.phase == "failed"
+    assert b.engine.status.phase == "waiting for frames"
+    b.close("a")
+    b.work(2)
+    assert b.phases == {"a": "failed"}
     assert "no photons" in b.engine.status.error
     assert sum("cannot be reconstructed" in record.message for record in caplog.records) == 1
-    b.close("a")
-    assert b.phases == {"a": "failed"}
     assert b.sink.of("a") == ["open", "close"]
 
 
@@ -401,13 +401,16 @@ def test_a_probe_that_does_not_fit_the_frames_fails_the_scan_with_both_shapes(be
     assert b.phases == {"a": "failed"}
 
 
-def test_frames_far_from_the_commanded_range_fail_the_scan_instead_of_filling_the_memory(bench):
+def test_frames_far_from_the_commanded_range_are_refused_instead_of_filling_the_memory(bench):
     b = bench()
     b.open("a")
     b.baseline("a")
     b.join("a", range(72), shifted_m=2e-3)
     assert b.work(3) == [False] * 3
-    assert b.engine.status.phase == "failed"
+    assert b.engine.status.refused == 72
+    b.close("a")
+    b.work(2)
+    assert b.phases == {"a": "failed"}
     assert "check the encoders and the commanded range" in b.engine.status.error
 
 
@@ -424,14 +427,16 @@ def test_a_commanded_range_that_no_memory_holds_fails_the_scan(bench):
     assert b.sink.heard == []
 
 
-def test_frames_that_leave_the_commanded_range_later_fail_the_scan_too(bench):
+def test_a_wild_position_costs_its_frame_and_not_the_scan(bench):
     b = bench()
     b.begin("a", range(70))
     b.work(2)
     b.join("a", [70], shifted_m=2e-3)
-    assert b.engine.status.phase == "failed"
-    b.close("a")
-    assert b.sink.of("a") == ["open", "close"]
+    assert (b.engine.status.frames, b.engine.status.refused) == (70, 1)
+    b.engine.stop(b.now)
+    assert b.phases == {"a": "done"}
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    assert b.sink.only("close", "a")["frames_refused"] == 1
 
 
 def test_what_belongs_to_no_open_scan_is_passed_over(bench):

@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -71,9 +70,9 @@ def scan_file(tmp_path, simulated) -> Path:
 
 def configuration(folder: Path, changes: str = "", **streams: str) -> Path:
     """A configuration file whose streams are bound to free ports; `changes` are appended to its text."""
-    wires = {"documents": 'wire = "bluesky"', "frames": 'wire = "eiger_v1"\nsocket = "pull"', "positions": 'wire = "panda"'}
+    wires = {"documents": '"bluesky"', "frames": '"eiger_v1"\nsocket = "pull"', "positions": '"panda"'}
     ends = {road: streams.get(road, 'endpoint = "tcp://127.0.0.1:*"\nbind = true') for road in wires}
-    text = "".join(f"[streams.{road}]\n{ends[road]}\n{wire}\n" for road, wire in wires.items())
+    text = "".join(f"[streams.{road}]\n{ends[road]}\nwire = {wire}\n" for road, wire in wires.items())
     text += "[geometry]\ndetector_pixel_um = 75.0\n"
     for axis, (channel, um) in enumerate((("/INENC2.VAL.Value", -9.542e-5), ("/INENC3.VAL.Value", -1.03297e-4))):
         text += f'[positions.axis{axis}]\nchannel = "{channel}"\num_per_count = {um}\n'
@@ -179,7 +178,7 @@ def test_a_replay_to_a_port_in_use_is_refused(command, scan_file, taken_port):
 
 
 def test_a_replay_that_nobody_hears_gives_up(command, scan_file):
-    roads = [argument for road in ("documents", "frames", "positions") for argument in (f"--{road}", "tcp://127.0.0.1:*")]
+    roads = [f"--{road}=tcp://127.0.0.1:*" for road in ("documents", "frames", "positions")]
     said = complaint(command("replay", scan_file, *roads, "--wait", "0.2", "--quiet"))
     assert "nobody has come for the documents within 0.2 s" in said
 
@@ -292,7 +291,9 @@ def test_check_shakes_hands_with_a_sender_and_fails_when_one_is_missing(command,
         with socket.create_server(("127.0.0.1", 0)) as short_lived:
             closed = short_lived.getsockname()[1]
         config = configuration(
-            tmp_path, documents=f'endpoint = "tcp://127.0.0.1:{port}"', positions=f'endpoint = "tcp://127.0.0.1:{closed}"'
+            tmp_path,
+            documents=f'endpoint = "tcp://127.0.0.1:{port}"',
+            positions=f'endpoint = "tcp://127.0.0.1:{closed}"',
         )
         ended = command("check", "--config", config, "--timeout", "2")
     assert ended.status == 1
@@ -355,8 +356,10 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 def test_a_signal_stops_the_daemon_in_order(tmp_path, started, number):
     process = started("run", "--config", configuration(tmp_path))
     said = read_until(process, "waiting for scans")
-    assert all(re.search(rf"{road} +from tcp://127.0.0.1:\d+$", said, re.M) for road in ("documents", "frames", "positions"))
-    assert re.search(r"publishing to http://127\.0\.0\.1:\d+/ui/browse/processed/ptyinr; waiting for scans$", said, re.M)
+    for road in ("documents", "frames", "positions"):
+        assert re.search(rf"^{road} +from tcp://127\.0\.0\.1:\d+$", said, re.M)
+    link = r"http://127\.0\.0\.1:\d+/ui/browse/processed/ptyinr"
+    assert re.search(rf"^publishing to {link}; waiting for scans$", said, re.M)
     process.send_signal(number)
     out, err = process.communicate(timeout=LONG_S)
     assert process.returncode == 0, err
@@ -364,17 +367,9 @@ def test_a_signal_stops_the_daemon_in_order(tmp_path, started, number):
     assert "Traceback" not in err
 
 
-def test_a_signal_while_the_daemon_still_starts_stops_it_in_order(tmp_path, started):
-    server = EmbeddedServer(tmp_path / "theirs", "right")
-    process = started("run", "--config", configuration(tmp_path), "--verbose")
-    assert server.port == 0
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=LONG_S)
-    assert process.returncode in (0, -signal.SIGTERM)
-
-
-def test_the_shipped_scan_is_replayed_to_the_daemon_by_the_shipped_commands(tmp_path, started, simulated):
-    write_scan(tmp_path / "scan.h5", replace(simulated, counts=simulated.counts[:20], positions_m=simulated.positions_m[:20]))
+def test_replay_and_run_make_a_result_together(tmp_path, started, simulated):
+    short = replace(simulated, counts=simulated.counts[:20], positions_m=simulated.positions_m[:20])
+    write_scan(tmp_path / "scan.h5", short)
     changes = '[training]\nrefine_s = 0.0\ndevice = "cpu"\n[output]\nfolder = "results"\n[assembly]\nsettle_s = 0.5\n'
     path = configuration(tmp_path, changes)
     path.write_text(path.read_text().replace('wire = "bluesky"', 'wire = "bluesky"\nprefix = "hxn"'))
@@ -409,7 +404,3 @@ def test_a_file_that_is_no_scan_is_one_line_in_a_process_too(tmp_path, started):
     process = started("replay", siemens_star().with_name("reference.npz"))
     out, err = process.communicate(timeout=LONG_S)
     complaint(Ended(process.returncode, out, err))
-
-
-def _unused() -> Any:
-    return None

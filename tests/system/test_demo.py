@@ -1,0 +1,190 @@
+"""The demo as a newcomer starts it, and what it shows."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ptyinr_stream.demo import SecondProcess, demo_config, finished, report
+from ptyinr_stream.engine import ScanStatus
+from ptyinr_stream.errors import StreamError
+from ptyinr_stream.publishers.base import PublisherStatus
+from ptyinr_stream.scan import ScanReport
+from ptyinr_stream.terminal import _display, _line
+
+pytestmark = pytest.mark.system
+
+LINK = "http://127.0.0.1:43491/ui/browse/processed/ptyinr"
+UID = "f5063ebb-3e6d-484a-8e66-cbbb316f4f04"
+LONG_S = 60
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """The demo in a process; killed if it is left."""
+    command = [sys.executable, "-m", "ptyinr_stream", "demo", "--rate", "200", "--refine", "5", "--exit-when-done"]
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [*command, "--output", "out"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    if process.poll() is None:
+        process.kill()
+    process.communicate()
+
+
+def test_the_demo_runs_to_its_end_and_leaves_a_result(demo, tmp_path):
+    out, err = demo.communicate(timeout=180)
+    assert demo.returncode == 0, err
+    assert err == ""
+    assert re.search(r"^frames sent, joined, in the result +516, 516, 516$", out, re.M)
+    assert re.search(r"^steps +\d+$", out, re.M)
+    assert re.search(r"^held-out amplitude error +\d+\.\d{3} photons$", out, re.M)
+    assert re.search(r"^phase correlation with the reference +-?\d\.\d{4}$", out, re.M)
+    result = tmp_path / re.search(r"^result +(\S+/result\.h5)$", out, re.M)[1]
+    with h5py.File(result) as file:
+        assert file["indices"][()].tolist() == list(range(516))
+        assert np.isfinite(file["object"][()]).all()
+    assert list((result.parent / "snapshots").glob("*.png"))
+    assert (result.parent / "latest.png").is_file()
+    assert '"frames_paired": 516' in (result.parent / "report.json").read_text()
+    assert f"Picture: out/{result.parent.name}/latest.png" in out
+    address = rf"http://127\.0\.0\.1:\d+/ui/browse/processed/ptyinr/{result.parent.name}/live/object"
+    assert re.search(rf"^Object:  {address} ", out, re.M)
+
+
+def test_an_interrupted_demo_ends_in_order(demo):
+    said = ""
+    while "Files:" not in said:
+        line = demo.stdout.readline()
+        assert line, demo.stderr.read()
+        said += line
+    demo.send_signal(signal.SIGINT)
+    out, err = demo.communicate(timeout=LONG_S)
+    assert demo.returncode == 0, err
+    assert "stopped before the end" in out
+    assert "Traceback" not in err
+
+
+# What ends a demo
+
+
+def daemon(*history: ScanStatus, waiting: int = 0) -> SimpleNamespace:
+    publishers = [PublisherStatus("tiled", waiting=waiting, published=1)]
+    scan = history[-1] if history else None
+    return SimpleNamespace(
+        engine=SimpleNamespace(history=list(history)), status=SimpleNamespace(publishers=publishers, scan=scan)
+    )
+
+
+def test_a_demo_is_finished_when_its_scan_is_over_and_delivered():
+    done = ScanStatus(UID, "done", 516)
+    assert finished(daemon()) is None
+    assert finished(daemon(done, waiting=1)) is None
+    assert finished(daemon(done)) is done
+
+
+def test_a_failed_scan_says_why_instead_of_a_summary(tmp_path):
+    failed = ScanStatus(UID, "failed", 516, error="the photon energy is unknown")
+    with pytest.raises(StreamError, match="was not reconstructed: the photon energy is unknown"):
+        report(failed, tmp_path, (128, 128), scored=True)
+
+
+def test_a_replay_that_fails_says_why(tmp_path):
+    roads = dict.fromkeys(("documents", "frames", "positions"), "tcp://127.0.0.1:9")
+    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0)
+    try:
+        sender._process.wait(LONG_S)
+        with pytest.raises(StreamError, match=r"the replay failed: error: .*no\.h5: there is no such file"):
+            sender.check()
+    finally:
+        sender.stop()
+
+
+def test_a_replay_that_is_not_needed_any_more_is_ended(tmp_path):
+    roads = dict.fromkeys(("documents", "frames", "positions"), "tcp://127.0.0.1:9")
+    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0)
+    sender.stop()
+    assert sender._process.returncode is not None
+    sender.stop()
+
+
+def test_every_endpoint_of_the_demo_is_free_and_on_loopback(simulated, tmp_path):
+    config = demo_config(simulated, tmp_path, 3.0, 0)
+    for stream in (config.streams.documents, config.streams.frames, config.streams.positions):
+        assert (stream.endpoint, stream.bind) == ("tcp://127.0.0.1:*", True)
+    assert config.tiled.host == "127.0.0.1"
+    assert config.training.refine_s == 3.0
+
+
+# What it shows
+
+
+def statuses() -> list[ScanStatus]:
+    now = time.monotonic()
+    judged = {"metrics": {"heldout_error": 12.3456, "loss": 0.5}, "last_snapshot_at": now - 99}
+    counts = ScanReport(516, 516, 516, 0, 0, 0, 0, 0, 0, 0, 0, "success", "complete")
+    return [
+        ScanStatus(UID, "waiting for frames", 516),
+        ScanStatus(UID, "finding the probe", 516, frames=60),
+        ScanStatus(UID, "training", 516, frames=300, steps=12345, **judged),
+        ScanStatus(UID, "refining", 516, frames=516, steps=12345, ends_at=now + 80.4, report=counts, **judged),
+        ScanStatus(UID, "done", 516, frames=516, steps=12345, ends_at=now - 1, report=counts, **judged),
+    ]
+
+
+def test_every_phase_fits_into_a_line_of_eighty_columns():
+    lines = [_line(status, counted=False) for status in (None, *statuses())]
+    assert max(map(len, lines)) < 80
+    assert lines[0] == "waiting for the scan"
+    assert lines[2] == "finding the probe: 0 steps"
+    assert lines[3] == "training: 12345 steps, held-out error 12.346, snapshot 99 s ago"
+    assert lines[4].startswith("refining, 80 s left: 12345 steps")
+    assert lines[5].startswith("done: ")
+
+
+def test_outside_of_a_terminal_every_phase_is_a_line_and_addresses_are_whole(tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    folder = tmp_path / "a folder [with] a rather long name, longer than the eighty columns of a line in a terminal"
+    with _display(console, LINK, folder) as show:
+        for status in statuses():
+            show(daemon(status))
+    lines = console.file.getvalue().splitlines()
+    assert lines == [
+        "waiting for frames: 0/516 frames, 0 steps",
+        f"Object:  {LINK}/{UID}/live/object (reload to see it grow)",
+        f"Picture: {folder}/{UID}/latest.png",
+        "finding the probe: 60/516 frames, 0 steps",
+        "training: 300/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
+        "refining, 80 s left: 516/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
+        "done: 516/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
+    ]
+
+
+def test_in_a_terminal_the_display_is_redrawn_below_the_addresses():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False, _environ={})
+    with _display(console, LINK, Path("out")) as show:
+        for status in statuses():
+            show(daemon(status))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    assert shown.count("/live/object (reload to see it grow)") == 1
+    assert "516/516" in shown
+    assert shown.rstrip().endswith("done: 12345 steps, held-out error 12.346, snapshot 99 s ago")
