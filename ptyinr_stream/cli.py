@@ -62,11 +62,11 @@ def demo(
     exit_when_done: Annotated[
         bool, typer.Option("--exit-when-done", help="Stop at the end instead of serving the result until Ctrl-C.")
     ] = False,
-    rate: Annotated[float, typer.Option(min=0.1, help="Frames a second.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.1, max=1e6, help="Frames a second.")] = 10.0,
     output: Annotated[Path, typer.Option(help="Folder for pictures, result.h5 and Tiled's data.")] = Path(
         "ptyinr-demo"
     ),
-    refine: Annotated[float, typer.Option(min=0, help="Seconds of training after the last frame.")] = 90.0,
+    refine: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds of training after the last frame.")] = 90.0,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of the Tiled server; 0 takes any free one.")] = 0,
     verbose: VerboseOption = False,
 ) -> None:
@@ -115,7 +115,7 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
 @app.command()
 def replay(
     scan: ScanArgument,
-    rate: Annotated[float, typer.Option(min=0.01, help="Frames a second.")] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.01, max=1e6, help="Frames a second.")] = 10.0,
     documents: Annotated[str, typer.Option(help="Endpoint of the Bluesky documents.")] = "tcp://127.0.0.1:5568",
     frames: Annotated[str, typer.Option(help="Endpoint of the detector frames.")] = "tcp://127.0.0.1:5559",
     positions: Annotated[str, typer.Option(help="Endpoint of the encoder positions.")] = "tcp://127.0.0.1:6666",
@@ -133,7 +133,7 @@ def replay(
         bool, typer.Option("--proxy", help="Send every part of a frame as a message of its own, as HXN's proxy does.")
     ] = False,
     repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for a daemon.")] = 60.0,
+    wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Send a recorded scan over ZeroMQ, in the words and the order of HXN's beamline.
@@ -170,7 +170,9 @@ def replay(
 def reconstruct(
     scan: ScanArgument,
     output: Annotated[Path, typer.Option(help="The HDF5 file to write.", show_default=False)],
-    seconds: Annotated[float, typer.Option(min=0, help="Of training, the search for the probe included.")] = 120.0,
+    seconds: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Of training, the search for the probe included.")
+    ] = 120.0,
     probe: Annotated[
         Path | None, typer.Option(help="Start from this probe (.npy, or `probe` of an HDF5 file); default: find it.")
     ] = None,
@@ -215,7 +217,7 @@ def reconstruct(
 @app.command()
 def check(
     config: ConfigOption,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for each endpoint.")] = 3.0,
+    timeout: Annotated[float, typer.Option(min=0.1, max=1e6, help="Seconds to wait for each endpoint.")] = 3.0,
 ) -> None:
     """Say, one line each, whether the configuration holds: endpoints reachable, keys valid, Tiled writable.
 

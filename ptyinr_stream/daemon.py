@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Self
 
+import httpx
 import numpy as np
 
 from ptyinr_stream.assembler import Output
@@ -26,7 +27,7 @@ from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import Config, TiledConfig, secret
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
-from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.errors import ConfigError, PublishError
 from ptyinr_stream.intake import Intake
 from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.probe_file import read_probe
@@ -64,7 +65,7 @@ class Daemon:
     Raises:
         ConfigError: a key, a device or a probe file is wrong.
         EndpointError: an address is in use.
-        PublishError: the Tiled server cannot be written.
+        PublishError: the Tiled server refuses the key or the access tags.
     """
 
     def __init__(self, config: Config, embedded: type[LocalTiled] | None = None) -> None:
@@ -167,7 +168,13 @@ class Daemon:
             publisher = TiledPublisher(self.server.uri, tiled.path, self.server.api_key, tiled.access_tags)
         else:
             publisher = TiledPublisher(tiled.uri, tiled.path, required_key(tiled, key), tiled.access_tags)
-        _log.info("%s", publisher.check())
+        try:
+            _log.info("%s", publisher.check())
+        except PublishError as error:
+            # A refused key is a mistake to mend now. A server that is away may be back before the scan has ended.
+            if not isinstance(error.__cause__, httpx.TransportError):
+                raise
+            _log.warning("%s; going on: what is reconstructed is delivered when it is back", error)
         publishers: list[tuple[TiledPublisher | FilesPublisher, str]] = [(publisher, "tiled")]
         output = self._config.output
         if output.folder is not None:

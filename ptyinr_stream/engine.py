@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ptyinr.trainer import Trainer, TrainerSettings
+from ptyinr.trainer import LEAST_ANNEAL, Trainer, TrainerSettings
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config
@@ -28,8 +28,6 @@ from ptyinr_stream.optics import scan_geometry, scan_plan
 
 _log = logging.getLogger(__name__)
 
-LEAST_ANNEAL = 0.1
-"""Factor on the learning rates at the end of refinement; they fall linearly from 1."""
 MOST_PIXELS = 2**28
 """Of an object: 3 GB for each snapshot. A range that was commanded in nanometres asks for hundreds."""
 

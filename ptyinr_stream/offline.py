@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ptyinr.trainer import Trainer, TrainerSettings
+from ptyinr.trainer import LEAST_ANNEAL, Trainer, TrainerSettings
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.publishers.files import write_result
 
-LEAST_ANNEAL = 0.1
+LOOKS = 20
+"""How often the state is judged in the given time."""
 
 
 def reconstruct(
@@ -52,10 +53,13 @@ def reconstruct(
     try:
         trainer = Trainer(scan.geometry, scan.scan_range, settings, uid=scan.name, probe=probe, device=device)
         trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m))
-        spent = 0.0
+        spent, next_look = 0.0, seconds / LOOKS
         while spent < seconds or not trainer.steps:
             trainer.step(anneal=1.0 - (1.0 - LEAST_ANNEAL) * min(spent / max(seconds, 1e-9), 1.0))
             spent = time.monotonic() - began
+            if spent >= next_look:
+                trainer.snapshot()  # judges the state, so that the final one is not worse than the best
+                next_look += seconds / LOOKS
             if progress is not None:
                 progress(spent, trainer)
         snapshot = trainer.snapshot(final=True)

@@ -44,6 +44,8 @@ ILLUMINATION_FLOOR = 0.5
 LEAST_LIGHT = 0.02
 """Of the median lit pixel (the brightest may lie where the stage stood still); where less has fallen a snapshot shows
 1. Held-out error of the shown object: 0.380 to 0.381."""
+LEAST_ANNEAL = 0.1
+"""Factor on the learning rates at the end of a reconstruction whose length is known; they fall linearly from 1."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
 JUMP_WHILE_GROWING = 2.0
@@ -151,11 +153,15 @@ class Trainer:
         self.canvas = canvas
 
     def ready(self, complete: bool = False) -> bool:
-        """Whether a step can be taken: enough frames for the blind start, or as many as there will be (`complete`)."""
+        """Whether a step can be taken: enough frames for the blind start, or as many as there will be (`complete`).
+
+        A given probe needs one lit frame only, to be scaled to it.
+        """
         if self._model is not None:
             return True
         lit = len(self.dataset.lit_training)
-        return lit >= self.settings.start_frames or (complete and len(self.dataset.training) > 0)
+        needed = self.settings.start_frames if self._given_probe is None else 1
+        return lit >= needed or (complete and len(self.dataset.training) > 0)
 
     def step(self, anneal: float = 1.0) -> StepReport:
         """Take one step on the frames of a random tile; the first one finds the probe.

@@ -201,16 +201,23 @@ def test_nothing_can_be_done_before_there_is_a_frame(scan):
 
 
 def test_a_trainer_is_ready_when_the_blind_start_has_its_frames_or_no_more_will_come(scan):
-    trainer = trainer_of(scan, appended=False, start_frames=20)
+    trainer = trainer_of(scan, probe=False, appended=False, start_frames=20)
     trainer.append(scan.batch(slice(0, 21)))  # 19 of them to train on
     assert not trainer.ready()
     assert trainer.ready(complete=True)
     trainer.append(scan.batch(slice(21, 22)))
     assert trainer.ready()
-    other = trainer_of(scan, appended=False, start_frames=20)
+    other = trainer_of(scan, probe=False, appended=False, start_frames=20)
     other.append(scan.batch(slice(0, 8)))
     other.step()  # begun by hand
     assert other.ready()
+
+
+def test_a_given_probe_waits_for_one_frame_only(scan):
+    trainer = trainer_of(scan, appended=False)
+    assert not trainer.ready()
+    trainer.append(scan.batch(slice(0, 1)))
+    assert trainer.ready()
 
 
 def test_an_empty_batch_changes_nothing(scan):

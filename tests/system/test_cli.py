@@ -241,6 +241,25 @@ def test_a_reconstruction_writes_its_result_and_a_picture_beside_it(command, sca
         assert file["probe"].shape == (1, 32, 24)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("demo", "--rate", "inf"),
+        ("demo", "--refine", "nan"),
+        ("replay", "scan.h5", "--rate", "nan"),
+        ("replay", "scan.h5", "--rate", "inf"),
+        ("replay", "scan.h5", "--wait", "inf"),
+        ("reconstruct", "scan.h5", "--output", "out.h5", "--seconds", "inf"),
+        ("check", "--config", "config.toml", "--timeout", "inf"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_refused_by_the_name_of_its_option(command, arguments):
+    ended = command(*arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert arguments[-2].strip("-") in ended.err
+    assert "Traceback" not in ended.err
+
+
 # Help
 
 

@@ -277,6 +277,21 @@ def test_a_scan_that_cannot_be_reconstructed_says_why_and_the_next_one_is_taken(
         assert daemon.engine.history[1].phase == "done"
 
 
+def test_a_tiled_server_that_is_away_at_the_start_gets_the_result_when_it_comes(
+    tmp_path, simulated, known_probe, monkeypatch, caplog
+):
+    monkeypatch.setenv("PTYINR_TILED_API_KEY", "secret")
+    with EmbeddedServer(tmp_path / "away", "secret") as server:
+        port, uri = server.port, server.uri
+    config = configuration(tmp_path, training=known_probe, tiled={"uri": uri})
+    with Daemon(config) as daemon, replayed(daemon, simulated) as sent:
+        assert "going on" in caplog.text
+        work(daemon, lambda: len(daemon.engine.history) == 1)
+        with EmbeddedServer(tmp_path / "away", "secret", port=port) as server:
+            work(daemon, lambda: delivered(daemon))
+            assert shown(server, f"processed/ptyinr/{sent.result()[0].uid}/final/object")
+
+
 def test_an_interrupted_daemon_delivers_what_it_has(tmp_path, simulated, known_probe):
     with Daemon(configuration(tmp_path, training=known_probe)) as daemon, Beamline(daemon, simulated) as beamline:
         beamline.documents("cut", stop=False)
