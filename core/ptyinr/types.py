@@ -125,7 +125,7 @@ class Snapshot:
     probe: NDArray[np.complex64]
     """(modes, h, w), scaled so that |FFT(probe * object)| / sqrt(h * w) is the amplitude of a pattern."""
     coverage: NDArray[np.float32]
-    """(H, W) the light that each pixel has received, 1 at the brightest; 0 below a hundredth of that."""
+    """(H, W) the light that each pixel has received, 1 at the brightest; 0 where hardly any has fallen."""
     indices: NDArray[np.int64]
     """(n,) the frames in the dataset, ascending."""
     positions_px: NDArray[np.float64]
