@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ptyinr.trainer import LEAST_ANNEAL, Trainer, TrainerSettings
+from ptyinr.trainer import Trainer, TrainerSettings, annealed
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config
@@ -232,8 +232,7 @@ class Engine:
         refine_s = self._config.training.refine_s
         if scan.closed_at is None or not refine_s:
             return 1.0
-        spent = min((now - scan.closed_at) / refine_s, 1.0)
-        return 1.0 - (1.0 - LEAST_ANNEAL) * spent
+        return annealed((now - scan.closed_at) / refine_s)
 
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
         scan.closed_at = now

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptyinr.trainer import LEAST_ANNEAL, Trainer, TrainerSettings
+from ptyinr.trainer import Trainer, TrainerSettings, annealed
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.formats import RecordedScan
@@ -55,7 +55,7 @@ def reconstruct(
         trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m))
         spent, next_look = 0.0, seconds / LOOKS
         while spent < seconds or not trainer.steps:
-            trainer.step(anneal=1.0 - (1.0 - LEAST_ANNEAL) * min(spent / max(seconds, 1e-9), 1.0))
+            trainer.step(annealed(spent / max(seconds, 1e-9)))
             spent = time.monotonic() - began
             if spent >= next_look:
                 trainer.snapshot()  # judges the state, so that the final one is not worse than the best

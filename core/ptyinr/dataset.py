@@ -73,7 +73,7 @@ class Dataset:
     def lit_training(self) -> NDArray[np.int64]:
         """Rows to train on whose frames have at least a tenth of the photons that the median lit frame has."""
         rows = self.training
-        photons = self._photons[rows]
+        photons = self.photons(rows)
         lit = photons[photons > 0]
         return rows[photons >= DARK * np.median(lit)] if len(lit) else rows[:0]
 
@@ -91,6 +91,10 @@ class Dataset:
     def indices(self) -> NDArray[np.int64]:
         """(n,) frame numbers."""
         return self._indices[: self._size]
+
+    def photons(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(n,) trusted photons of each frame."""
+        return self._photons[rows]
 
     def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) float32 on the device."""

@@ -33,7 +33,7 @@ from .dataset import Dataset
 from .geometry import Canvas, window_corners_px
 from .hashgrid import TABLE_UNIT, GridSettings
 from .losses import amplitude_error, smooth_l1
-from .model import PtychoModel
+from .model import PtychoModel, energy
 from .probe_start import ProbeStart, blind_start
 from .propagation import predicted_amplitude
 from .samplers import draw_tile
@@ -104,6 +104,15 @@ class StepReport:
     loss: float
     frames: int
     """In the step's tile."""
+
+
+def annealed(progress: float) -> float:
+    """Factor on the learning rates when `progress` of the given time, 0 to 1 and no more, is over.
+
+    >>> [round(annealed(progress), 9) for progress in (0.0, 0.5, 1.0, 7.0)]
+    [1.0, 0.55, 0.1, 0.1]
+    """
+    return 1.0 - (1.0 - LEAST_ANNEAL) * min(progress, 1.0)
 
 
 class Trainer:
@@ -261,10 +270,10 @@ class Trainer:
         torch.manual_seed(self.settings.seed)
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
-            photons = self._mean_photons()
+            photons = float(self.dataset.photons(self._first_rows()).mean())
             if photons <= 0:
                 raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
-            reference = reference * (photons / (reference.abs().square().sum() + 1e-30)).sqrt()
+            reference = reference * (photons / energy(reference)).sqrt()
         else:
             rows = self._first_rows()
             corners = torch.from_numpy(self.dataset.corners_px[rows])
@@ -292,10 +301,6 @@ class Trainer:
         """The frames that a probe is found in, or scaled to: dark ones, before a shutter opened, tell nothing."""
         lit = self.dataset.lit_training
         return (lit if len(lit) else self.dataset.training)[: self.settings.start_frames]
-
-    def _mean_photons(self) -> Tensor:
-        amplitudes = self.dataset.amplitudes(self._first_rows())
-        return amplitudes.clamp(min=0).square().sum((1, 2)).mean()
 
     def _average(self) -> None:
         """Follow the weights; the memory lengthens over the first steps."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptyinr.trainer import Trainer
+from ptyinr.trainer import LEAST_ANNEAL, Trainer
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import BaselineAdded, Joined, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import parse_config
-from ptyinr_stream.engine import LEAST_ANNEAL, Engine
+from ptyinr_stream.engine import Engine
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.metadata import ScanRecord
 from ptyinr_stream.optics import scan_plan
