@@ -8,13 +8,16 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
-from ptyinr_stream.errors import ConfigError, StreamError
+from ptyinr_stream.commands import ConfigOption, ScanArgument, VerboseOption, err, escaped, out
+from ptyinr_stream.commands.evaluate import evaluate
+from ptyinr_stream.commands.reconstruct import reconstruct
+from ptyinr_stream.commands.simulate import simulate
+from ptyinr_stream.errors import StreamError
 
 app = typer.Typer(
     name="ptyinr-stream",
@@ -28,22 +31,6 @@ app = typer.Typer(
     At a beamline: write a configuration, `check` it, then `run` it. `replay` rehearses with a recorded scan.
     """,
 )
-out, err = Console(), Console(stderr=True)
-
-ScanArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="SCAN",
-        help="A recorded scan: HDF5 with `diffamp` (N, H, W) = sqrt(counts), DC at the corner; `points` (2, N) in um, "
-        "points[0] along array axis 0; `lambda_nm`, `z_m`, `ccd_pixel_um`, `angle`.",
-        show_default=False,
-    ),
-]
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", help="A TOML file; see `deploy/config/` for examples.", show_default=False)
-]
-DeviceOption = Annotated[str, typer.Option(help="`auto` takes a GPU where there is one; or cpu, cuda, cuda:1 ...")]
-VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Log what every part does.")]
 
 
 def main() -> None:
@@ -166,52 +153,8 @@ def replay(
                 say(out, f"run {report.uid}: {report.frames} frames sent")
 
 
-@app.command()
-def reconstruct(
-    scan: ScanArgument,
-    output: Annotated[Path, typer.Option(help="The HDF5 file to write.", show_default=False)],
-    seconds: Annotated[
-        float, typer.Option(min=0, max=1e6, help="Of training, the search for the probe included.")
-    ] = 120.0,
-    probe: Annotated[
-        Path | None, typer.Option(help="Start from this probe (.npy, or `probe` of an HDF5 file); default: find it.")
-    ] = None,
-    holdout: Annotated[
-        int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
-    ] = 10,
-    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
-    device: DeviceOption = "auto",
-) -> None:
-    """Reconstruct a recorded scan offline, with the same engine.
-
-    OUTPUT holds `object` (H, W) and `probe` (modes, h, w) complex64, `positions_px` (N, 2) (window corners in the
-    object array, in frame order), `coverage` (H, W), and as attributes pixel size, frames, steps, seconds, version
-    and configuration. A picture is written beside it.
-    """
-    from ptyinr.trainer import TrainerSettings
-    from ptyinr_stream.device import choose_device
-    from ptyinr_stream.formats.ptyinr_h5 import read_scan
-    from ptyinr_stream.offline import reconstruct as train
-    from ptyinr_stream.pictures import picture
-    from ptyinr_stream.probe_file import read_probe
-    from ptyinr_stream.terminal import say, watching
-
-    _require_writable(output)
-    recorded = read_scan(scan)
-    with watching(out, seconds) as progress:
-        snapshot = train(
-            recorded,
-            output,
-            seconds=seconds,
-            settings=_settings(TrainerSettings, holdout=holdout, seed=seed),
-            probe=None if probe is None else read_probe(probe),
-            device=choose_device(device),
-            progress=progress,
-        )
-    picture(snapshot).save(output.with_suffix(".png"))
-    error = snapshot.metrics.get("heldout_error")
-    judged = "" if error is None else f", held-out amplitude error {error:.3f} photons"
-    say(out, f"{output}: {snapshot.frames} frames, {snapshot.step} steps{judged}")
+for offline in (reconstruct, simulate, evaluate):
+    app.command()(offline)
 
 
 @app.command()
@@ -231,23 +174,8 @@ def check(
     for name, verdict, passed in checks(load_config(config), timeout):
         good &= passed
         mark = "[green]ok  [/]" if passed else "[red]FAIL[/]"
-        out.print(f"{mark} {name:10} {_escaped(verdict)}", highlight=False, soft_wrap=True)
+        out.print(f"{mark} {name:10} {escaped(verdict)}", highlight=False, soft_wrap=True)
     raise typer.Exit(0 if good else 1)
-
-
-def _settings(make: Any, **values: Any) -> Any:
-    try:
-        return make(**values)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def _require_writable(path: Path) -> None:
-    """Learn before an hour of training, not after it, that the result cannot be written."""
-    if not path.parent.is_dir():
-        raise ConfigError(f"{path}: the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; --output names the HDF5 file to write")
 
 
 def _log_to_terminal(verbose: bool, lines: bool = False) -> None:
@@ -261,8 +189,4 @@ def _log_to_terminal(verbose: bool, lines: bool = False) -> None:
 
 
 def _complain(error: StreamError) -> None:
-    err.print(f"[bold red]error:[/] {_escaped(str(error))}", soft_wrap=True, highlight=False)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
+    err.print(f"[bold red]error:[/] {escaped(str(error))}", soft_wrap=True, highlight=False)

@@ -1,0 +1,7 @@
+"""`ptyinr-stream evaluate`."""
+
+from __future__ import annotations
+
+
+def evaluate() -> None:
+    """To be written."""

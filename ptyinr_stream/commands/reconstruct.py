@@ -1,0 +1,57 @@
+"""`ptyinr-stream reconstruct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ptyinr_stream.commands import DeviceOption, ScanArgument, out, require_writable, valid_settings
+
+
+def reconstruct(
+    scan: ScanArgument,
+    output: Annotated[Path, typer.Option(help="The HDF5 file to write.", show_default=False)],
+    seconds: Annotated[
+        float, typer.Option(min=0, max=1e6, help="Of training, the search for the probe included.")
+    ] = 120.0,
+    probe: Annotated[
+        Path | None, typer.Option(help="Start from this probe (.npy, or `probe` of an HDF5 file); default: find it.")
+    ] = None,
+    holdout: Annotated[
+        int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
+    ] = 10,
+    seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Reconstruct a recorded scan offline, with the same engine.
+
+    OUTPUT holds `object` (H, W) and `probe` (modes, h, w) complex64, `positions_px` (N, 2) (window corners in the
+    object array, in frame order), `coverage` (H, W), and as attributes pixel size, frames, steps, seconds, version
+    and configuration. A picture is written beside it.
+    """
+    from ptyinr.trainer import TrainerSettings
+    from ptyinr_stream.device import choose_device
+    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.offline import reconstruct as train
+    from ptyinr_stream.pictures import picture
+    from ptyinr_stream.probe_file import read_probe
+    from ptyinr_stream.terminal import say, watching
+
+    require_writable(output)
+    recorded = read_scan(scan)
+    with watching(out, seconds) as progress:
+        snapshot = train(
+            recorded,
+            output,
+            seconds=seconds,
+            settings=valid_settings(TrainerSettings, holdout=holdout, seed=seed),
+            probe=None if probe is None else read_probe(probe),
+            device=choose_device(device),
+            progress=progress,
+        )
+    picture(snapshot).save(output.with_suffix(".png"))
+    error = snapshot.metrics.get("heldout_error")
+    judged = "" if error is None else f", held-out amplitude error {error:.3f} photons"
+    say(out, f"{output}: {snapshot.frames} frames, {snapshot.step} steps{judged}")

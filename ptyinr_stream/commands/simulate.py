@@ -1,0 +1,7 @@
+"""`ptyinr-stream simulate`."""
+
+from __future__ import annotations
+
+
+def simulate() -> None:
+    """To be written."""
