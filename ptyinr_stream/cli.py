@@ -121,6 +121,9 @@ def replay(
     ] = False,
     repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
     wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
+    whole: Annotated[
+        bool, typer.Option("--round", help="Round counts that are not whole, as after a division by the flux.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
 ) -> None:
     """Send a recorded scan over ZeroMQ, in the words and the order of HXN's beamline.
@@ -132,7 +135,7 @@ def replay(
     from ptyinr_stream.replay import Endpoints, Replay
     from ptyinr_stream.terminal import counting, say
 
-    recorded = read_scan(scan)
+    recorded = read_scan(scan).rounded() if whole else read_scan(scan)
     with (
         counting(out, len(recorded.counts) * repeat, "frames sent", quiet=quiet) as count,
         Replay(

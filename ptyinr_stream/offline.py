@@ -52,7 +52,8 @@ def reconstruct(
     began = time.monotonic()
     try:
         trainer = Trainer(scan.geometry, scan.scan_range, settings, uid=scan.name, probe=probe, device=device)
-        trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m))
+        mask = None if scan.mask is None else np.broadcast_to(scan.mask, scan.counts.shape)
+        trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m, mask))
         spent, next_look = 0.0, seconds / LOOKS
         while spent < seconds or not trainer.steps:
             trainer.step(annealed(spent / max(seconds, 1e-9)))

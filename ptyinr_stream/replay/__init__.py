@@ -23,7 +23,7 @@ import zmq
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import PositionsConfig
-from ptyinr_stream.errors import EndpointError
+from ptyinr_stream.errors import EndpointError, ScanFileError
 from ptyinr_stream.formats import RecordedScan
 
 from .messages import (
@@ -99,7 +99,7 @@ class Replay:
         """Open the sockets.
 
         Args:
-            scan: what to send.
+            scan: what to send, in whole counts; masked pixels go out as the largest value, as a detector marks them.
             endpoints: where.
             positions: the encoders, as the receiver is configured to read them.
             rate_hz: frames a second.
@@ -115,7 +115,13 @@ class Replay:
 
         Raises:
             EndpointError: an endpoint is in use or malformed.
+            ScanFileError: the scan's counts are not whole.
         """
+        if not scan.whole:
+            raise ScanFileError(
+                f"{scan.name}: its counts are not whole numbers, which is all that a detector sends: replay a scan "
+                f"with photon noise, or round them (--round)"
+            )
         self._scan, self._positions = scan, positions
         self._rate_hz, self._flush_s, self._wait_s = rate_hz, flush_s, wait_s
         self._multipart, self._prefix, self._progress = multipart, prefix, progress
@@ -161,7 +167,9 @@ class Replay:
         self._send(self._frames, series_header_parts(scan, series, self._rate_hz))
         started, clock = time.time(), time.monotonic()
         emitted, complete = 0, next(messages)
-        for frame, pixels in enumerate(scan.counts):
+        trusted, marked = scan.mask, np.iinfo(scan.counts.dtype).max
+        for frame, measured in enumerate(scan.counts):
+            pixels = measured if trusted is None else np.where(trusted, measured, marked)
             # Deadlines since the start: what single sleeps miss does not add up.
             time.sleep(max(0.0, clock + (frame + 1) / self._rate_hz - time.monotonic()))
             self._send(self._frames, image_parts(pixels, series, frame, self._rate_hz))

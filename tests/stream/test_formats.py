@@ -9,14 +9,15 @@ import pytest
 from ptyinr.types import ScanGeometry, ScanRange
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.errors import ScanFileError
-from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.formats import RecordedScan, Truth
 from ptyinr_stream.formats.ptyinr_h5 import read_scan, write_scan
 
 
-def scan(counts):
+def scan(counts, **more):
     rng = np.random.default_rng(1)
     geometry = ScanGeometry(1.5e-10, 0.5, 55e-6, counts.shape[1:])
-    return RecordedScan(counts, rng.normal(0, 1e-6, (len(counts), 2)), geometry, angle_deg=-12.5, name="scan_7")
+    positions_m = rng.normal(0, 1e-6, (len(counts), 2))
+    return RecordedScan(counts, positions_m, geometry, angle_deg=-12.5, name="scan_7", **more)
 
 
 def some_counts(dtype=np.uint16, shape=(7, 10, 13), most=300):
@@ -187,6 +188,8 @@ def test_a_scan_that_cannot_be_written_says_so(tmp_path):
     ("counts", "positions_m"),
     [
         (np.ones((3, 8, 8)), np.zeros((3, 2))),
+        (np.full((3, 8, 8), -1, np.float32), np.zeros((3, 2))),
+        (np.full((3, 8, 8), np.nan, np.float32), np.zeros((3, 2))),
         (np.ones((3, 8, 9), np.uint16), np.zeros((3, 2))),
         (np.ones((3, 8, 8), np.uint16), np.zeros((2, 3))),
         (np.ones((1, 8, 8), np.uint16), np.full((1, 2), np.nan)),
@@ -196,6 +199,156 @@ def test_a_scan_that_cannot_be_written_says_so(tmp_path):
 def test_a_scan_whose_arrays_do_not_fit_is_refused(counts, positions_m):
     with pytest.raises(ValueError, match=r"^counts|^positions"):
         RecordedScan(counts, positions_m, ScanGeometry(1e-10, 1.0, 75e-6, (8, 8)))
+
+
+# Counts that are not whole
+
+
+def fractional(most=300.0, shape=(7, 10, 13)):
+    return np.random.default_rng(0).uniform(0, most, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("counts", [fractional(), fractional(0.2), fractional(2**31), np.float32(some_counts())])
+def test_counts_that_are_not_whole_are_read_to_within_their_rounding(tmp_path, counts):
+    write_scan(tmp_path / "scan.h5", scan(counts))
+    read = read_scan(tmp_path / "scan.h5")
+    assert (read.counts.dtype, read.whole) == (np.float32, False)
+    assert np.allclose(read.counts, counts, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_beamline_that_divided_by_the_flux_has_counts_that_are_not_whole(tmp_path, path, dtype):
+    amplitudes = np.sqrt(some_counts() * np.linspace(0.9, 1.1, 7)[:, None, None])
+    with h5py.File(path, "r+") as file:
+        del file["diffamp"]
+        file["diffamp"] = np.fft.ifftshift(amplitudes, axes=(1, 2)).astype(dtype)
+    read = read_scan(path)
+    assert read.counts.dtype == np.float32
+    assert np.allclose(read.counts, amplitudes**2, rtol=1e-6)
+
+
+def test_a_fraction_late_in_the_file_leaves_no_frame_rounded(path, monkeypatch):
+    monkeypatch.setattr("ptyinr_stream.formats.ptyinr_h5._BLOCK_BYTES", 1)  # one frame at a time
+    with h5py.File(path, "r+") as file:
+        file["diffamp"][0, 0, 0] = np.sqrt(7.2)
+        file["diffamp"][6, 0, 0] = np.sqrt(7.5)
+    counts = read_scan(path).counts
+    assert (counts[0, 5, 6], counts[6, 5, 6]) == (pytest.approx(7.2), pytest.approx(7.5))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float32, 2**19), (np.float32, 2**32 - 2**9), (np.float64, 2**32 - 2)])
+def test_roots_in_any_precision_are_roots_of_whole_counts(path, dtype, most):
+    counts = np.random.default_rng(3).integers(0, most, (7, 10, 13))
+    with h5py.File(path, "r+") as file:
+        del file["diffamp"]
+        file["diffamp"] = np.sqrt(counts).astype(np.float32).astype(dtype)  # many have been float32 on their way
+    assert read_scan(path).counts.dtype == np.uint32
+
+
+def test_rounding_makes_whole_counts_and_leaves_whole_ones_alone():
+    for most, dtype in ((65534.4, np.uint16), (65534.6, np.uint32)):
+        counts = np.linspace(0, most, 7 * 8 * 8, dtype=np.float32).reshape(7, 8, 8)
+        rounded = scan(counts).rounded()
+        assert rounded.counts.dtype == dtype
+        assert np.abs(rounded.counts - counts.astype(float)).max() <= 0.5
+    whole = scan(some_counts())
+    assert whole.rounded() is whole
+
+
+# Masks and truths
+
+
+def mask(shape=(10, 13)):
+    return np.random.default_rng(4).random(shape) > 0.1
+
+
+def truth(frames=7, window=(10, 13)):
+    random = np.random.default_rng(5)
+    field, probe = (random.normal(size=(*shape, 2)).astype(np.float32) for shape in ((40, 50), (2, *window)))
+    return Truth(field.view(np.complex64)[..., 0], probe.view(np.complex64)[..., 0], random.uniform(0, 30, (frames, 2)))
+
+
+@pytest.mark.parametrize("counts", [some_counts(), fractional()])
+def test_a_simulated_scan_keeps_its_mask_and_its_truth(tmp_path, counts):
+    written = scan(counts, mask=mask(), truth=truth())
+    write_scan(tmp_path / "scan.h5", written)
+    read = read_scan(tmp_path / "scan.h5")
+    assert np.array_equal(read.mask, mask())
+    for name in ("object", "probe", "positions_px"):
+        assert np.array_equal(getattr(read.truth, name), getattr(truth(), name))
+    assert read.counts.dtype == counts.dtype
+
+
+def test_the_file_has_the_masks_dc_at_the_corner_and_the_probes_middle_in_the_middle(tmp_path):
+    trusted = np.ones((10, 13), bool)
+    trusted[5, 6] = False
+    write_scan(tmp_path / "scan.h5", scan(some_counts(), mask=trusted, truth=truth()))
+    with h5py.File(tmp_path / "scan.h5") as file:
+        assert np.argwhere(file["mask"][()] == 0).tolist() == [[0, 0]]
+        assert np.array_equal(file["truth/probe"], truth().probe)
+
+
+def test_a_probe_of_one_mode_may_be_written_without_an_axis_for_it(path):
+    with h5py.File(path, "r+") as file:
+        file["truth/object"], file["truth/probe"] = truth().object, truth().probe[0].astype(np.complex128)
+        file["truth/positions_px"] = truth().positions_px
+    assert np.array_equal(read_scan(path).truth.probe, truth().probe[:1])
+
+
+def test_anything_may_stand_in_a_masked_pixel(tmp_path, path):
+    trusted = np.ones((10, 13), bool)
+    trusted[2, :3] = False
+    counts = fractional()
+    counts[:, 2, 0], counts[:, 2, 1] = np.nan, -5
+    write_scan(tmp_path / "floats.h5", scan(counts, mask=trusted))
+    assert np.allclose(read_scan(tmp_path / "floats.h5").counts[:, trusted], counts[:, trusted])
+    with h5py.File(path, "r+") as file:
+        file["mask"] = np.fft.ifftshift(trusted)
+        row = (2 - 10 // 2) % 10
+        file["diffamp"][:, row, 7], file["diffamp"][:, row, 8] = np.nan, np.inf
+        file["diffamp"][:, row, 9] = -0.5
+    read = read_scan(path)
+    assert read.counts.dtype.kind == "u"
+    assert np.array_equal(read.counts[:, trusted], some_counts()[:, trusted])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("mask", np.ones((13, 10), bool), r"mask has the shape \(13, 10\): \(10, 13\) is needed"),
+        ("mask", np.ones((10, 13), complex), "mask holds complex128: real numbers are needed"),
+        ("truth/object", None, "there is no dataset truth/object"),
+        ("truth/object", np.ones((40, 50)), "truth/object holds float64: complex numbers are needed"),
+        ("truth/object", np.full((40, 50), np.nan + 0j), "truth: object .* be finite"),
+        (
+            "truth/probe",
+            np.ones((9, 9), complex),
+            r"truth: probe and .* do not fit 7 frames of \(10, 13\)",
+        ),
+        ("truth/positions_px", np.ones((6, 2)), "do not fit 7 frames"),
+        ("truth/positions_px", np.ones(7), "must have 2 dimensions"),
+    ],
+)
+def test_a_wrong_mask_or_truth_is_named_in_one_line(tmp_path, name, value, complaint):
+    path = tmp_path / "scan.h5"
+    write_scan(path, scan(some_counts(), mask=mask(), truth=truth()))
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+    with pytest.raises(ScanFileError, match=complaint) as caught:
+        read_scan(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [np.ones((10, 13)), np.ones((13, 10), bool)])
+def test_a_mask_that_does_not_fit_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"^mask .* must be bool \(10, 13\)"):
+        scan(some_counts(), mask=wrong)
+
+
+# The measured scan
 
 
 def test_the_siemens_star_holds_what_was_measured():

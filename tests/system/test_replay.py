@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from ptyinr_stream.data import siemens_star
-from ptyinr_stream.errors import EndpointError
+from ptyinr_stream.errors import EndpointError, ScanFileError
 from ptyinr_stream.events import (
     BaselineRead,
     CaptureEnded,
@@ -174,6 +174,25 @@ def test_each_run_has_its_own_uid_series_and_scan_id(short):
     assert (second.series, second.scan_id) == (first.series + 1, first.scan_id + 1)
     assert first.uid != second.uid
     assert first.series > 1_700_000_000  # the clock: larger than that of any process before
+
+
+def test_masked_pixels_go_out_as_the_value_that_marks_them(short):
+    trusted = np.ones(short.geometry.window, bool)
+    trusted[:, 70:73] = False
+    replay = Replay(replace(short, mask=trusted), ANYWHERE, rate_hz=1000)
+    with Receiver() as receiver, running(replay) as future:
+        receiver.connect(replay.endpoints)
+        _, frames, _ = receiver.listen()
+        future.result(30)
+    marked = np.where(trusted, short.counts, 2**32 - 1)
+    assert all(np.array_equal(codecs.decode(f.image), m) for f, m in zip(frames[1:-1], marked, strict=True))
+
+
+def test_counts_that_are_not_whole_are_not_sent(short):
+    scan = replace(short, counts=short.counts.astype(np.float32))
+    with pytest.raises(ScanFileError, match=r"not whole numbers, .* round them"):
+        Replay(scan, ANYWHERE)
+    Replay(scan.rounded(), ANYWHERE).close()
 
 
 @pytest.mark.parametrize("road", ["documents", "frames", "positions"])
