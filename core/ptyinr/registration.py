@@ -238,7 +238,7 @@ def _taken(field: NDArray[Any], total: NDArray[np.floating], region: Box, outsid
         out[inner] = field[low[0] : high[0], low[1] : high[1]]
     if not pad:
         return out
-    real, imaginary = (shift(part, rest, order=SPLINE, mode="nearest") for part in (out.real, out.imag))
+    real, imaginary = (shift(part, rest, order=SPLINE, mode="nearest") for part in (np.real(out), np.imag(out)))
     return (real + 1j * imaginary)[pad:-pad, pad:-pad]
 
 
