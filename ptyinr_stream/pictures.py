@@ -57,10 +57,10 @@ def picture(snapshot: Snapshot) -> Image.Image:
         _panel(sheet, left, title, blend, object_m, ground=UNSEEN)
         _legend(sheet, left + PANEL, f"{low:.2f}", f"{high:.2f}{unit}", colours)
         left += PANEL + MARGIN
-    _panel(sheet, left, _probe_title(snapshot.probe), _hue(snapshot.probe[0]), probe_m, ground=(0, 0, 0))
-    wheel = Image.fromarray(_wheel(44))
+    _panel(sheet, left, _probe_title(snapshot.probe), hue(snapshot.probe[0]), probe_m, ground=(0, 0, 0))
+    key = Image.fromarray(wheel(44))
     sheet.paste(
-        wheel, (left + PANEL - 52, HEAD + 8), wheel.convert("L").point([min(255, 4 * level) for level in range(256)])
+        key, (left + PANEL - 52, HEAD + 8), key.convert("L").point([min(255, 4 * level) for level in range(256)])
     )
     ImageDraw.Draw(sheet).text((MARGIN, sheet.height - 16), caption(snapshot), INK, _font(16), anchor="ls")
     return sheet
@@ -135,7 +135,7 @@ def _shaded(levels: NDArray[np.floating], colours: NDArray[np.integer]) -> NDArr
     return np.stack([np.interp(place, range(len(colours)), channel) for channel in colours.T], axis=-1)
 
 
-def _hue(field: NDArray[np.complexfloating]) -> NDArray[np.uint8]:
+def hue(field: NDArray[np.complexfloating]) -> NDArray[np.uint8]:
     """A complex (h, w) field as (h, w, 3): brightness is amplitude, hue is phase."""
     amplitude = np.abs(field)
     bright = np.clip(amplitude / max(float(np.percentile(amplitude, 99.9)), 1e-30), 0, 1)
@@ -143,10 +143,10 @@ def _hue(field: NDArray[np.complexfloating]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(np.rint(255 * hsv).astype(np.uint8), "HSV").convert("RGB"))
 
 
-def _wheel(size: int) -> NDArray[np.uint8]:
-    """The key to `_hue`: a disc (size, size, 3) whose hue is the angle, 0 to the right, and which fades at its rim."""
+def wheel(size: int) -> NDArray[np.uint8]:
+    """The key to `hue`: a disc (size, size, 3) whose hue is the angle, 0 to the right, and which fades at its rim."""
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    return _hue(np.clip(size / 2 - np.hypot(x, y), 0, 1) * np.exp(-1j * np.arctan2(y, x)))
+    return hue(np.clip(size / 2 - np.hypot(x, y), 0, 1) * np.exp(-1j * np.arctan2(y, x)))
 
 
 def _probe_title(probe: NDArray[np.complexfloating]) -> str:
@@ -176,7 +176,7 @@ def _panel(
     sheet.paste(image, (left + (PANEL - width) // 2, HEAD + (PANEL - height) // 2))
     draw = ImageDraw.Draw(sheet)
     draw.text((left, HEAD - 9), title, INK, _font(15), anchor="ls")
-    length_m = _round_length(PANEL / 3 / pixels_per_m)
+    length_m = round_length(PANEL / 3 / pixels_per_m)
     # Pillow's own font has no micro sign.
     text = f"{1e6 * length_m:g} um" if length_m >= 1e-6 else f"{1e9 * length_m:g} nm"
     start, bottom = left + 12, HEAD + PANEL - 12
@@ -198,10 +198,10 @@ def _legend(sheet: Image.Image, right: int, low: str, high: str, colours: NDArra
     draw.text((start - 8, HEAD - 9), low, FAINT, _font(13), anchor="rs")
 
 
-def _round_length(longest: float) -> float:
+def round_length(longest: float) -> float:
     """The largest 1, 2 or 5 times a power of ten that does not exceed `longest`.
 
-    >>> [_round_length(x) for x in (1.0, 4.7, 0.03)]
+    >>> [round_length(x) for x in (1.0, 4.7, 0.03)]
     [1.0, 2.0, 0.02]
     """
     ten = 10.0 ** math.floor(math.log10(longest))
