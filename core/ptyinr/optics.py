@@ -41,7 +41,9 @@ class ZonePlate:
     def __post_init__(self) -> None:
         _require_lengths(diameter_m=self.diameter_m, outermost_zone_m=self.outermost_zone_m)
         if not 0 <= self.stop_m < self.diameter_m:
-            raise ValueError(f"stop_m is {self.stop_m}: it must lie between 0 and the diameter, {self.diameter_m} m")
+            raise ValueError(
+                f"stop_m is {self.stop_m:g}: it must be at least 0, and less than the diameter, {self.diameter_m:g} m"
+            )
 
     def focal_m(self, wavelength_m: float) -> float:
         """Focal length: diameter * outermost zone / wavelength."""
@@ -177,16 +179,22 @@ def _require_fit(geometry: ScanGeometry, axis: int, rim: float, defocus_m: float
     if radius > n / 2:
         raise ValueError(
             f"the lens lights {2 * radius:.0f} detector pixels along axis {axis}, the window has {n}: widen it, "
-            f"or move the detector to {geometry.distance_m * n / (2 * radius):.3g} m or nearer"
+            f"or move the detector to {_rounded(np.floor, geometry.distance_m * n / (2 * radius))} m or nearer"
         )
     if radius < LEAST_RADIUS_PX:
         raise ValueError(
             f"the lens lights {2 * radius:.1f} detector pixels along axis {axis}, so that its focus fills the window: "
-            f"move the detector to {geometry.distance_m * LEAST_RADIUS_PX / radius:.3g} m or farther"
+            f"move the detector to {_rounded(np.ceil, geometry.distance_m * LEAST_RADIUS_PX / radius)} m or farther"
         )
     farthest = n * pixel_m / (2 * geometry.wavelength_m * rim)
     if not abs(defocus_m) <= farthest:
         raise ValueError(
             f"a defocus of {1e6 * defocus_m:.4g} um along axis {axis} spreads the light beyond the window of {n} "
-            f"pixels, where it cannot be sampled: at most {1e6 * farthest:.4g} um fit"
+            f"pixels, where it cannot be sampled: at most {_rounded(np.floor, 1e6 * farthest)} um fit"
         )
+
+
+def _rounded(way: Callable[[float], float], value: float) -> str:
+    """Three digits, so that what is named as a limit lies within it."""
+    unit = 10.0 ** (np.floor(np.log10(value)) - 2)
+    return f"{way(value / unit) * unit:.3g}"

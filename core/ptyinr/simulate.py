@@ -18,35 +18,38 @@ Noise as in the paper, eqs. 6 to 8, with I_max the brightest pixel of all frames
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .types import Batch, ScanGeometry
 
-NoiseKind = Literal["none", "photons", "poisson", "gaussian", "mixed"]
+NOISES = ("none", "photons", "poisson", "gaussian", "mixed")
+
+MOST_COUNTS = 2.0**31
+"""Expected in a pixel: with noise, a uint32 still holds it."""
 
 _BLOCK = 256  # frames at a time
 
 
 @dataclass(frozen=True)
-class Noise:
+class SimulatedNoise:
     """What a detector adds; see the table above.
 
     Raises:
         ValueError: the kind is unknown, or a strength is not positive and finite.
     """
 
-    kind: NoiseKind = "none"
+    kind: str = "none"
     alpha: float = 10.0
     """Photons in the brightest pixel, of `poisson` and `mixed`."""
     sigma: float = 100.0
     """Counts, of `gaussian` and `mixed`."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(NoiseKind):
-            raise ValueError(f"noise {self.kind!r} is unknown; there are: {', '.join(get_args(NoiseKind))}")
+        if self.kind not in NOISES:
+            raise ValueError(f"noise {self.kind!r} is unknown; there are: {', '.join(NOISES)}")
         for name, value in (("alpha", self.alpha), ("sigma", self.sigma)):
             if not (np.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value}: it must be positive")
@@ -135,7 +138,7 @@ def simulate(
     positions_px: NDArray[np.floating],
     *,
     photons: float | None = None,
-    noise: Noise | None = None,
+    noise: SimulatedNoise | None = None,
     mask: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> Simulation:
@@ -152,21 +155,26 @@ def simulate(
         seed: of noise and garbage.
 
     Raises:
-        ValueError: the arrays do not fit together, a window leaves the object, or no light reaches the detector.
+        ValueError: the arrays do not fit together, a window leaves the object, no light reaches the detector
+            or more than can be counted, or photons is not positive.
     """
     if probe.shape[-2:] != geometry.window or (mask is not None and mask.shape != geometry.window):
         shapes = f"probe {probe.shape}" + ("" if mask is None else f" and mask {mask.shape}")
         raise ValueError(f"{shapes} must have the rows and columns of the window, {geometry.window}")
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng([seed, 1])  # not the stream that drew an object of the same seed
     modes = probe.reshape(-1, *geometry.window).astype(np.complex128)
     expected = expected_counts(field, modes, positions_px)
     mean = expected.sum() / max(len(expected), 1)
     if not (np.isfinite(mean) and mean > 0):
         raise ValueError(f"the mean frame holds {mean} photons: object and probe must be finite, and light must pass")
     if photons is not None:
+        if not (np.isfinite(photons) and photons > 0):
+            raise ValueError(f"photons is {photons}: the mean frame needs a positive number of them")
         expected *= photons / mean
         modes *= np.sqrt(photons / mean)
-    counts = (noise or Noise()).added_to(expected, random)
+    if expected.max() > MOST_COUNTS:
+        raise ValueError(f"the brightest pixel would count {expected.max():.3g} photons: at most {MOST_COUNTS:.3g} fit")
+    counts = (noise or SimulatedNoise()).added_to(expected, random)
     if mask is not None:
         garbage = random.integers(0, 2 * int(counts.max()) + 2, (len(counts), int((~mask).sum())))
         counts[:, ~mask] = np.minimum(garbage, 2**16 - 2)

@@ -41,7 +41,7 @@ def require_writable(path: Path) -> None:
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise ConfigError(f"{path}: is a folder; --output names the HDF5 file to write")
+        raise ConfigError(f"{path}: is a folder; give the HDF5 file to write")
 
 
 def escaped(text: str) -> str:
