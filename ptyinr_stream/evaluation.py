@@ -152,7 +152,7 @@ def _require_fit(result: Result, scan: RecordedScan, pixel_m: tuple[float, float
         )
     if result.window != scan.geometry.window:
         raise ConfigError(f"{result.name}: windows of {result.window}, {scan.name} has {scan.geometry.window} pixels")
-    if not np.allclose(pixel_m, scan.geometry.pixel_m, rtol=1e-3):
+    if not np.allclose(pixel_m, scan.geometry.pixel_m, rtol=1e-3, atol=0):
         theirs = scan.geometry.pixel_m
         raise ConfigError(
             f"{result.name}: pixels of {1e9 * pixel_m[0]:.4g} x {1e9 * pixel_m[1]:.4g} nm, {scan.name} has "

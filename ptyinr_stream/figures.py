@@ -170,8 +170,8 @@ def profiles(evaluation: Evaluation) -> str:
                 axes.plot(1e6 * mine.distance_m, mine.values, color=MINE, label=label)
                 axes.set_title(title, fontsize=10)
                 axes.set_xlabel("distance / µm")
-                axes.margins(x=0)
-                axes.legend(frameon=False, fontsize=8)
+                axes.margins(x=0, y=0.22)  # room for the legend
+                axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
 
     return svg_of(draw, 2.8 * len(evaluation.lines), "profiles")
 

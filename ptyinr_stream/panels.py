@@ -135,12 +135,13 @@ def svg_of(draw: Callable[[Figure], None], height: float, salt: str) -> str:
     """What is drawn as an `<svg>`; `salt` keeps the names in it apart from those in the page's other figures."""
     import matplotlib as mpl  # noqa: PLC0415
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.layout_engine import ConstrainedLayoutEngine  # noqa: PLC0415
 
     ink = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK)
     style: dict[Any, Any] = {**ink, "svg.hashsalt": salt, "svg.fonttype": "none", "font.size": 9}
     style |= {"axes.facecolor": "none", "axes.spines.top": True, "axes.linewidth": 0.6, "legend.labelcolor": _INK}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(wspace=0.04, hspace=0.04))
         draw(figure)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, fourier_shift, shift
+from scipy.ndimage import binary_erosion, binary_fill_holes, fourier_shift, shift
 from skimage.registration import phase_cross_correlation
 
 Complex = NDArray[np.complexfloating]
@@ -78,12 +78,14 @@ def registered(
     offset = np.median(truth_corners_px - corners_px, axis=0)
     whole = np.rint(offset)
     common = _taken(known, whole, (slice(0, truth.shape[0]), slice(0, truth.shape[1])), outside=False)
-    box = inner_box(common if truth_seen is None else common & truth_seen)
-    target = truth[box]
+    if truth_seen is not None:
+        common = common & truth_seen
+    box = inner_box(np.asarray(binary_fill_holes(common), bool))
+    target, trusted = truth[box], common[box]
     for _ in range(2):  # the second time the same part of the sample is in both boxes
         whole = whole + np.rint(_shift_between(_taken(field, whole, box), target))
     total = whole + _shift_between(_taken(field, whole, box), target)
-    total, wave = _refined(field, target, box, total, ramp)
+    total, wave = _refined(field, target, box, total, trusted, ramp)
     slopes = wave[:2]
     everywhere = (slice(0, truth.shape[0]), slice(0, truth.shape[1]))
     moved = _taken(field, total, everywhere) * _waves(wave, everywhere, box)
@@ -180,7 +182,7 @@ def _ramp_between(field: Complex, reference: Complex) -> tuple[float, float, flo
 
 
 def _refined(
-    field: Complex, target: Complex, box: Box, total: NDArray[np.floating], ramp: bool
+    field: Complex, target: Complex, box: Box, total: NDArray[np.floating], trusted: NDArray[np.bool_], ramp: bool
 ) -> tuple[NDArray[np.floating], NDArray[np.complexfloating]]:
     """Least squares of the shift and of the logarithm of the wave (down, right, at the box's middle).
 
@@ -193,7 +195,7 @@ def _refined(
     scale = np.log(np.sqrt(np.mean(np.abs(target) ** 2) / max(float(np.mean(np.abs(mine) ** 2)), 1e-30)))
     wave = np.array([-start[0], -start[1], scale - 1j * constant])
     axes = np.meshgrid(*(np.arange(n) - n / 2 for n in target.shape), indexing="ij")
-    weight = np.outer(*(np.hanning(n + 2)[1:-1] for n in target.shape))
+    weight = trusted * np.outer(*(np.hanning(n + 2)[1:-1] for n in target.shape))
     tilts = [1j * axis * target for axis in axes] if ramp else []
     shifts = [-part for part in np.gradient(target)]
     moving = [True, True]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import distance_transform_edt, map_coordinates
 from scipy.signal.windows import tukey
 
 Complex = NDArray[np.complexfloating]
@@ -54,7 +54,7 @@ class RingCorrelation:
             return f"two pixels, {2e9 * self.pixel_m:.3g} nm: the curve never falls below half a bit"
         if self.correlation[0] < self.half_bit[0]:
             return f"none: nothing finer than the field of {1e6 * found:.3g} um is common to both"
-        return f"{1e9 * found:.3g} nm"
+        return f"{1e9 * found:.3g} nm" if found < 1e-6 else f"{1e6 * found:.3g} um"
 
 
 def ring_correlation(one: Complex, other: Complex, pixel_m: tuple[float, float]) -> RingCorrelation:
@@ -186,6 +186,9 @@ def profile(
     across = np.array([-(end - start)[1], (end - start)[0]]) / length
     places = start[:, None, None] + (end - start)[:, None, None] * along + across[:, None, None] * lanes[:, None]
     places /= pixel[:, None, None]
+    if known is not None and known.any():  # what stands in for the unknown must not bend the splines
+        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
+        values = values[tuple(np.asarray(nearest))]
     found = map_coordinates(values.astype(float), places, order=3, mode="nearest")
     if known is not None:
         near = map_coordinates(known.astype(float), places, order=1, mode="constant")
