@@ -72,19 +72,21 @@ def probe_panel(axes: Axes, probe: Complex, pixel_m: tuple[float, float], title:
 
 
 def _decorate(axes: Axes, title: str, shape: tuple[int, ...], pixel_m: tuple[float, float]) -> None:
-    """Title, ticks in µm and a scale bar."""
+    """Title, ticks in µm and a scale bar on a ground of its own, since the picture may be of any colour."""
+    from matplotlib.patches import Rectangle  # noqa: PLC0415
+
     axes.set_title(title, fontsize=9)
     axes.tick_params(labelsize=7)
     axes.set_xlabel("µm", fontsize=7, labelpad=1)
     height, width = (1e6 * n * p for n, p in zip(shape, pixel_m, strict=True))
     length = round_length(width / 3)
     text = f"{length:g} µm" if length >= 1 else f"{1e3 * length:g} nm"
-    left, bottom = 0.05 * width, 0.95 * height
-    axes.plot(
-        (left, left + length), (bottom, bottom), color="white", lw=2, path_effects=_halo(3), solid_capstyle="butt"
-    )
-    place = (left + length / 2, bottom - 0.03 * height)
-    axes.text(*place, text, color="white", fontsize=8, ha="center", va="bottom", path_effects=_halo(1.5))
+    left, bottom = 0.05 * width, 0.94 * height
+    ground = (left - 0.025 * width, bottom + 0.025 * height), length + 0.05 * width, -0.125 * height
+    axes.add_patch(Rectangle(*ground, facecolor=_UNSEEN, alpha=0.75, linewidth=0))
+    axes.plot((left, left + length), (bottom, bottom), color="white", linewidth=2, solid_capstyle="butt")
+    place = (left + length / 2, bottom - 0.02 * height)
+    axes.text(*place, text, color="white", fontsize=8, ha="center", va="bottom")
     axes.set(xlim=_extent(shape, pixel_m)[:2], ylim=_extent(shape, pixel_m)[2:])
 
 
