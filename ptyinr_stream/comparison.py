@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ptyinr.metrics import Fidelity, object_fidelity, overlap, phase_correlation, probe_fidelity
 from ptyinr.registration import Box, Registered, registered
+from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.pictures import flattened
 from ptyinr_stream.results import Result
@@ -83,18 +84,25 @@ def other(
 
 
 def truth_of(scan: RecordedScan) -> Result | None:
-    """The truth of a simulated scan as a result whose every pixel is known."""
+    """The truth of a simulated scan as a result whose every pixel is known; None where there is none.
+
+    Raises:
+        ConfigError: its windows leave its object.
+    """
     if (truth := scan.truth) is None:
         return None
-    return Result(
-        name=f"{scan.name} (truth)",
-        object=truth.object,
-        probe=truth.probe,
-        positions_px=truth.positions_px,
-        indices=np.arange(len(truth.positions_px)),
-        coverage=np.ones(truth.object.shape, np.float32),
-        pixel_m=scan.geometry.pixel_m,
-    )
+    try:
+        return Result(
+            name=f"{scan.name} (truth)",
+            object=truth.object,
+            probe=truth.probe,
+            positions_px=truth.positions_px,
+            indices=np.arange(len(truth.positions_px)),
+            coverage=np.ones(truth.object.shape, np.float32),
+            pixel_m=scan.geometry.pixel_m,
+        )
+    except ValueError as error:
+        raise ConfigError(f"{scan.name}: truth: {error}") from error
 
 
 def _common(one: Result, two: Result) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -104,6 +112,9 @@ def _common(one: Result, two: Result) -> tuple[NDArray[np.float64], NDArray[np.f
         raise ValueError(f"no frame is also in {two.name}: give one of the same scan")
     if one.window != two.window:
         raise ValueError(f"windows of {one.window} pixels, {two.name} has {two.window}")
+    if one.pixel_m and two.pixel_m and not np.allclose(one.pixel_m, two.pixel_m, rtol=1e-3, atol=0):
+        mine_nm, theirs_nm = (" x ".join(f"{1e9 * p:.4g}" for p in each.pixel_m or ()) for each in (one, two))
+        raise ValueError(f"pixels of {mine_nm} nm, {two.name} has {theirs_nm} nm")
     return one.positions_px[mine], two.positions_px[theirs]
 
 

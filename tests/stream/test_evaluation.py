@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -191,6 +192,14 @@ def test_a_result_of_other_frames_is_refused(written):
     result = written()
     with pytest.raises(ConfigError, match="no frame is also in result"):
         evaluate(result, reference=replace(result, indices=result.indices + 1000))
+    with pytest.raises(ConfigError, match=r"pixels of 41\.67 x 47\.62 nm, result has 40 x 40 nm"):
+        evaluate(result, truth=replace(result, pixel_m=(4e-8, 4e-8)))
+
+
+def test_a_truth_that_is_too_small_for_its_windows_is_refused(scan, written):
+    small = replace(scan.truth, object=scan.truth.object[:100])
+    with pytest.raises(ConfigError, match=r"cells: truth: positions_px reach .* leave the object of \(100, 110\)"):
+        evaluate(written(), scan=replace(scan, truth=small))
 
 
 def test_a_line_outside_of_the_field_says_how_far_it_reaches(written):
@@ -248,19 +257,26 @@ def full(scan, written):
     return replace(found, halves=halves)
 
 
-def test_the_page_stands_alone_and_is_well_formed(full):
-    html = page(full)
+@pytest.fixture(scope="module")
+def numbers(full, tmp_path_factory):
+    """The file of numbers beside the report."""
+    return write_report(full, tmp_path_factory.mktemp("report") / "report.html")
+
+
+def test_the_page_stands_alone_and_is_well_formed(numbers):
+    html = numbers.with_name("report.html").read_text()
     links = [part.split('"')[0] for part in html.split('href="')[1:]]
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
     assert "<script" not in html
     assert "<h1>&lt;best&gt; &amp; last</h1>" in html
     titles = [part.split("<")[0] for part in html.split("<h2>")[1:]]
     assert titles == ["Reconstruction", "Truth", "Reference", "Split halves", "Profiles", "Amplitude error"]
-    drawings = html.split("<svg")[1:]
-    assert len(drawings) == 6
+    drawings = ["<svg" + part.split("</svg>")[0] + "</svg>" for part in html.split("<svg")[1:]]
+    assert [ElementTree.fromstring(drawing).tag for drawing in drawings] == 6 * ["{http://www.w3.org/2000/svg}svg"]
     names = [{part.split('"')[0] for part in drawing.split('id="')[1:]} for drawing in drawings]
     for one, two in pairwise(names):  # what is referred to must not be another figure's
         assert not {name for name in one & two if len(name) == 11 and name[0] in "pm"}
+        assert any(len(name) == 11 and name[0] in "pm" for name in one)
 
 
 def test_the_page_holds_only_what_was_asked_for(written):
@@ -268,10 +284,9 @@ def test_the_page_holds_only_what_was_asked_for(written):
     assert [part.split("<")[0] for part in html.split("<h2>")[1:]] == ["Reconstruction"]
 
 
-def test_numbers_are_json_whatever_they_are(full, tmp_path):
-    numbers = write_report(full, tmp_path / "report.html")
+def test_the_numbers_are_json(full, numbers):
     told = json.loads(numbers.read_text())
-    assert numbers == tmp_path / "report.json"
+    assert numbers.name == "report.json"
     assert set(told) >= {"truth", "reference", "amplitude_error", "split_halves", "profiles", "pixel_nm", "frames"}
     assert told["truth"]["object"]["phase_psnr_db"] == pytest.approx(full.compared.object.phase_psnr_db)
     assert len(told["profiles"]) == 2
