@@ -135,8 +135,8 @@ def rings(evaluation: Evaluation, halves: Halves) -> str:
         frequency = 1e-6 * found.frequency_per_m
         curve.plot(frequency, found.correlation, color=MINE, label="correlation")
         curve.plot(frequency, found.half_bit, color=LIMIT, linestyle="--", label="half a bit")
-        if found.resolution_m is not None:
-            curve.axvline(1e-6 / found.resolution_m, color=OTHERS, linewidth=1, label=found.verdict.split(":")[0])
+        if found.common and found.resolution_m is not None:
+            curve.axvline(1e-6 / found.resolution_m, color=OTHERS, linewidth=1, label=found.verdict)
         lowest = min(0.0, float(found.correlation.min()))
         curve.set(xlabel="spatial frequency / (1/µm)", xlim=(0, frequency[-1]), ylim=(lowest, 1.02))
         curve.set_title("Fourier ring correlation", fontsize=10)
