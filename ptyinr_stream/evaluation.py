@@ -81,6 +81,7 @@ class Evaluation:
                 "heldout_frames": int(self.heldout.sum()),
                 "trained": e.trained,
                 "trained_frames": int((~self.heldout).sum()),
+                "photon_noise": e.photon_noise,
                 "scale": e.scale,
             }
         if (h := self.halves) is not None:

@@ -187,7 +187,7 @@ def errors(evaluation: Evaluation) -> str:
         indices = evaluation.result.indices
         time.plot(indices[~heldout], error.frames[~heldout], ".", color=LIMIT, markersize=3, label="trained on")
         time.plot(indices[heldout], error.frames[heldout], "o", color=OTHERS, markersize=3.5, label="held out")
-        time.axhline(0.25, color=MINE, linewidth=1, linestyle="--", label="photon noise alone")
+        time.axhline(error.photon_noise, color=MINE, linewidth=1, linestyle="--", label="photon noise alone")
         time.set(xlabel="frame", ylim=(0, 1.1 * float(np.percentile(error.frames, 99.5))))
         time.set_title("mean squared difference of amplitudes / photons", fontsize=10)
         time.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")

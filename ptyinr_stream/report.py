@@ -74,6 +74,7 @@ def rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         if e.heldout is not None:
             table.append((f"amplitude error, {evaluation.heldout.sum()} held-out frames", f"{e.heldout:.4f} photons"))
         table.append((f"amplitude error, {(~evaluation.heldout).sum()} other frames", f"{e.trained:.4f} photons"))
+        table.append(("amplitude error of photon noise alone", f"{e.photon_noise:.4f} photons"))
     if (h := evaluation.halves) is not None:
         table.append(("resolution, half-bit", h.rings.verdict))
     for n, line in enumerate(evaluation.lines, 1):
@@ -120,8 +121,7 @@ def page(evaluation: Evaluation) -> str:
         (
             "Amplitude error",
             "How far the modelled amplitudes are from the measured ones, frame by frame, with one scale that was "
-            "fitted on the frames that were trained on. A model that is right comes to about 0.25 where photons "
-            "are many.",
+            "fitted on the frames that were trained on. The dashed line is what photon noise alone would leave.",
             figures.errors(evaluation),
         ),
     ]

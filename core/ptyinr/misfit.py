@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaln, xlogy
 
 from .simulate import expected_counts
 
@@ -15,7 +16,7 @@ _BLOCK = 64  # frames at a time
 
 @dataclass(frozen=True)
 class Misfit:
-    """Mean squared differences of amplitudes, in photons; 0.25 for a perfect model and Poisson noise."""
+    """Mean squared differences of amplitudes, in photons."""
 
     heldout: float | None
     """Over the frames that were held out of training; None if none were."""
@@ -23,6 +24,8 @@ class Misfit:
     """Over the others."""
     scale: float
     """By which modelled amplitudes were multiplied, fitted on the frames that were trained on."""
+    photon_noise: float
+    """What would be left if the model were right and counts were photons, from some frames: see `photon_noise`."""
     frames: NDArray[np.float64]
     """(n,) of every frame."""
 
@@ -64,9 +67,26 @@ def misfit(
     own = sums[:, ~heldout].sum(1)
     scale = float(own[1] / own[2]) if own[2] > 0 else 0.0
     frames = (sums[0] - 2 * scale * sums[1] + scale**2 * sums[2]) / trusted.sum()
+    some = np.unique(np.linspace(0, n - 1, _BLOCK).astype(int))
+    expected = scale**2 * expected_counts(field, probe, positions_px[some])[:, trusted]
     return Misfit(
         heldout=float(frames[heldout].mean()) if heldout.any() else None,
         trained=float(frames[~heldout].mean()),
         scale=scale,
+        photon_noise=float(photon_noise(expected).mean()),
         frames=frames,
     )
+
+
+def photon_noise(expected: NDArray[np.floating]) -> NDArray[np.float64]:
+    """E (sqrt(n) - sqrt(x))^2, n Poisson of mean x, any shape: x in the dark, 0.45 for one photon, 0.25 for many.
+
+    >>> photon_noise(np.array([0.0, 0.01, 1.0, 1e6])).round(3).tolist()
+    [0.0, 0.018, 0.454, 0.25]
+    """
+    means = np.geomspace(1e-6, 60, 400)
+    counts = np.arange(160.0)
+    likely = np.exp(xlogy(counts, means[:, None]) - means[:, None] - gammaln(counts + 1))
+    errors = 2 * means - 2 * np.sqrt(means) * (likely @ np.sqrt(counts))
+    inside = np.interp(expected, np.append(0, means), np.append(0, errors))
+    return np.where(expected < means[-1], inside, 0.25 + 0.11 / np.maximum(expected, 1))

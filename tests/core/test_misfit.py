@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ptyinr.misfit import misfit
+from ptyinr.misfit import misfit, photon_noise
 from ptyinr.simulate import expected_counts
 
 HELDOUT = np.arange(40) % 10 == 5
@@ -33,7 +33,15 @@ def test_photon_noise_leaves_a_quarter(scan):
     field, probe, corners, _ = scan
     bright = 20 * probe
     counts = np.random.default_rng(1).poisson(expected_counts(field, bright, corners))
-    assert misfit(field, bright, corners, counts, HELDOUT).heldout == pytest.approx(0.25, abs=0.02)
+    found = misfit(field, bright / 7, corners, counts, HELDOUT)
+    assert found.heldout == pytest.approx(0.25, abs=0.02)
+    assert found.trained == pytest.approx(found.photon_noise, abs=0.01)
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.7, 3.0, 20.0, 300.0])
+def test_the_noise_of_photons_is_that_of_a_draw(mean):
+    drawn = np.random.default_rng(0).poisson(mean, 400_000)
+    assert photon_noise(np.array([mean]))[0] == pytest.approx(((np.sqrt(drawn) - np.sqrt(mean)) ** 2).mean(), rel=0.01)
 
 
 def test_a_bad_frame_tells_on_itself_alone(scan):
