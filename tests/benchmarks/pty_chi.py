@@ -8,20 +8,23 @@ imported. One thread unless told otherwise. The result is the last state.
 
 Settings were chosen on 96 px objects (tungsten, maze), a focused 32 px probe, window overlaps of 95, 50 and 30 %, noise
 none or mixed (10 photons in the brightest pixel), 3 to 8 s a run, one seed each, by the object's PSNR against the truth
-(2026-11-25). Amplitude / phase PSNR, probe known, equal epochs or seconds of the processor unless said otherwise:
+(2026-11-25). Amplitude / phase PSNR, probe known, equal epochs or seconds of the processor unless said otherwise (the
+same cases chose and judged, and what differs by less than about 1 dB may be chance):
 
 * Poisson likelihood, LSQML: 35.3 / 19.4 against 39.1 / 20.8 at 95 %, clean; 23.4 / 19.7 against 23.4 / 20.1 at 95 %,
   mixed; 16.8 / 21.8 against 16.4 / 21.4 at 50 %, clean, maze. Autodiff's is NaN: it takes intensities for their
-  logarithms; mended, 23.1 / 23.8 against 23.3 / 26.5. So amplitudes are fitted everywhere.
+  logarithms; mended, 23.1 / 23.8 against 23.3 / 26.5 (19 and 21 epochs). So amplitudes are fitted everywhere.
 * LSQML: 100 frames a batch are better than 30 (41.5 / 22.2 against 37.4 / 19.9); compact batches 36.6 / 25.5, but with
   noise and a blind probe 22.5 / 21.8 against 24.6 / 26.4. Momentum acts on the probe only in random batches.
 * Autodiff: Adam with steps of 0.05 and 0.1 (63.8 / 36.2 and 59.3 / 37.5 at 95 %, clean); 0.02 is slower. L-BFGS at
   50 % and 30 %, clean: 16.5 / 20.4 and 14.4 / 14.4 against 19.8 / 19.8 and 17.5 / 16.6; maze 17.3 / 22.6 against
   15.6 / 20.6.
-* ePIE: 30 frames a batch with a step of 1 (28.2 / 20.6); 10 with 0.5, 30 with 0.2 and 60 with 0.1 reach 23 to 25.
-* Total variation, autodiff, mixed: 16.0 / 15.3 against 10.9 / 7.9 at 50 %. At 95 %, a weight of 3e-5 gives 25.6 / 29.3
+* ePIE: 30 frames a batch with a step of 1 (28.2 / 20.6); 10 with 0.5, 30 with 0.2 and 60 with 0.1 reach 23 to 25
+  (seconds of a busy machine, 2 to 26 epochs: a rough choice).
+* Total variation, autodiff, mixed: 13.8 / 15.1 after 10 s against 10.9 / 7.9 after 5 s at 50 %. At 95 %, a weight of 3e-5 gives 25.6 / 29.3
   and, maze, 20.4 / 23.3; 1e-5 24.3 / 30.6 and 21.0 / 24.3; none 21.0 / 24.5 with the maze.
-  With a blind probe it wants the probe's power held and small steps of the probe, 17.0 / 14.0 against 10.5 / 9.3.
+  With a blind probe it wants the probe's power held and small steps of the probe, 17.0 / 14.0 against 10.5 / 9.3 in
+  3 s, and still goes on to 11.6 / 11.8 in 10 s: that far from the data's own answer, the length of the run decides.
   Smoothing and early stops end near a flat object (20.8 / 11.9). Dropping dark pixels is worse (13.6 / 14.8).
 
 A probe that is given stays as it is; a blind one moves from the second epoch on.
