@@ -21,8 +21,8 @@ same cases chose and judged, and what differs by less than about 1 dB may be cha
   15.6 / 20.6.
 * ePIE: 30 frames a batch with a step of 1 (28.2 / 20.6); 10 with 0.5, 30 with 0.2 and 60 with 0.1 reach 23 to 25
   (seconds of a busy machine, 2 to 26 epochs: a rough choice).
-* Total variation, autodiff, mixed: 13.8 / 15.1 after 10 s against 10.9 / 7.9 after 5 s at 50 %. At 95 %, a weight of 3e-5 gives 25.6 / 29.3
-  and, maze, 20.4 / 23.3; 1e-5 24.3 / 30.6 and 21.0 / 24.3; none 21.0 / 24.5 with the maze.
+* Total variation, autodiff, mixed: 13.8 / 15.1 after 10 s against 10.9 / 7.9 after 5 s at 50 %. At 95 %, a weight of
+  3e-5 gives 25.6 / 29.3 and, maze, 20.4 / 23.3; 1e-5 24.3 / 30.6 and 21.0 / 24.3; none 21.0 / 24.5 with the maze.
   With a blind probe it wants the probe's power held and small steps of the probe, 17.0 / 14.0 against 10.5 / 9.3 in
   3 s, and still goes on to 11.6 / 11.8 in 10 s: that far from the data's own answer, the length of the run decides.
   Smoothing and early stops end near a flat object (20.8 / 11.9). Dropping dark pixels is worse (13.6 / 14.8).
