@@ -17,7 +17,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ptyinr.trainer import Trainer, TrainerSettings, annealed
+from ptyinr.settings import TrainerSettings
+from ptyinr.trainer import Trainer, annealed
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config

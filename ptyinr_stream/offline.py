@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ptyinr.trainer import Trainer, TrainerSettings, annealed
+from ptyinr.settings import TrainerSettings
+from ptyinr.trainer import Trainer
+from ptyinr.training import train
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.publishers.files import write_result
-
-LOOKS = 20
-"""How often the state is judged in the given time."""
 
 
 def reconstruct(
@@ -52,18 +51,12 @@ def reconstruct(
     began = time.monotonic()
     try:
         trainer = Trainer(scan.geometry, scan.scan_range, settings, uid=scan.name, probe=probe, device=device)
-        mask = None if scan.mask is None else np.broadcast_to(scan.mask, scan.counts.shape)
-        trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m, mask))
-        spent, next_look = 0.0, seconds / LOOKS
-        while spent < seconds or not trainer.steps:
-            trainer.step(annealed(spent / max(seconds, 1e-9)))
-            spent = time.monotonic() - began
-            if spent >= next_look:
-                trainer.snapshot()  # judges the state, so that the final one is not worse than the best
-                next_look += seconds / LOOKS
-            if progress is not None:
-                progress(spent, trainer)
-        snapshot = trainer.snapshot(final=True)
+        trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m, scan.mask))
+        snapshot = train(
+            trainer,
+            lambda: (time.monotonic() - began) / max(seconds, 1e-9),
+            lambda: progress(time.monotonic() - began, trainer) if progress is not None else None,
+        )
     except ValueError as error:
         raise ScanFileError(f"{scan.name}: {error}") from error
     spent = time.monotonic() - began

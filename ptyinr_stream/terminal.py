@@ -39,7 +39,7 @@ def watching(console: Console, seconds: float) -> Iterator[Callable[[float, Trai
         task = bars.add_task("finding the probe", total=seconds)
 
         def show(spent: float, trainer: Trainer) -> None:
-            found = "" if trainer.start is None else f", defocus {1e6 * trainer.start.defocus_m:.0f} um"
+            found = "" if trainer.start is None else f", {trainer.start.describe()}"
             bars.update(task, completed=min(spent, seconds), description=f"{trainer.steps} steps{found}")
 
         yield show

@@ -3,14 +3,17 @@
 Arrays in, arrays out: this package knows no files, sockets, threads, clocks or environment.
 
 >>> import numpy as np
->>> from ptyinr import Batch, ScanGeometry, ScanRange, Trainer
->>> geometry = ScanGeometry(wavelength_m=1e-10, distance_m=1.0, detector_pixel_m=75e-6, window=(16, 16))
->>> positions_m = np.stack(np.mgrid[:8, :8], -1).reshape(-1, 2) * 2 * geometry.pixel_m[0]
->>> counts = np.random.default_rng(0).poisson(50.0, (64, 16, 16))
->>> trainer = Trainer(geometry, ScanRange(tuple(positions_m.min(0)), tuple(positions_m.max(0))))
->>> trainer.append(Batch(np.arange(64), counts, positions_m))
->>> trainer.ready(complete=True), trainer.step().step, trainer.snapshot().probe.shape
-(True, 1, (1, 16, 16))
+>>> import ptyinr
+>>> from ptyinr.optics import ZonePlate, focused_probe
+>>> from ptyinr.phantoms import phantom
+>>> from ptyinr.scans import raster
+>>> from ptyinr.simulate import simulate
+>>> geometry = ptyinr.ScanGeometry(wavelength_m=1.24e-10, distance_m=0.5, detector_pixel_m=55e-6, window=(32, 32))
+>>> probe = focused_probe(ZonePlate(100e-6, 87e-9, 30e-6), geometry, defocus_m=4e-4, photons=1e6)
+>>> scan = simulate(geometry, phantom("cells", (64, 64)), probe, raster((32, 32), (4, 4)))
+>>> snapshot = ptyinr.reconstruct(scan.counts, scan.positions_m, geometry, steps=30)
+>>> snapshot.frames, snapshot.probe.shape, snapshot.metrics["heldout_error"] < 2
+(81, (1, 32, 32), True)
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,15 +21,28 @@ from typing import TYPE_CHECKING, Any
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 if TYPE_CHECKING:
-    from .trainer import Trainer, TrainerSettings
+    from .settings import TrainerSettings, upstream_settings
+    from .trainer import Trainer
+    from .training import reconstruct, train
 
-__all__ = ["Batch", "ScanGeometry", "ScanRange", "Snapshot", "Trainer", "TrainerSettings"]
+__all__ = [
+    "Batch",
+    "ScanGeometry",
+    "ScanRange",
+    "Snapshot",
+    "Trainer",
+    "TrainerSettings",
+    "reconstruct",
+    "train",
+    "upstream_settings",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the trainer when it is asked for: whoever needs only the types shall not wait for torch."""
-    if name in ("Trainer", "TrainerSettings"):
-        from . import trainer  # noqa: PLC0415
+    """Import what trains when it is asked for: whoever needs only the types shall not wait for torch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import settings, trainer, training  # noqa: PLC0415
 
-        return getattr(trainer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = next(module for module in (settings, trainer, training) if hasattr(module, name))
+    return getattr(found, name)

@@ -22,12 +22,11 @@ class Dataset:
 
     def __init__(self, window: tuple[int, int], holdout: int, device: torch.device) -> None:
         """Every frame with `index % holdout == holdout // 2` is held out of training; `holdout=0` holds none out."""
-        if holdout < 0 or holdout == 1:
-            raise ValueError(
-                f"holdout is {holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"
-            )
         self.window = window
+        self.whole = True
+        """Whether all counts came as integers."""
         self._holdout = holdout
+        self._by_pixel = False
         self._amplitudes = torch.empty((0, *window), device=device)
         self._corners = np.empty((0, 2))
         self._indices = np.empty(0, np.int64)
@@ -48,11 +47,13 @@ class Dataset:
             raise ValueError(f"frames are {batch.counts.shape[1:]} pixels, the dataset holds frames of {self.window}")
         start, stop = self._size, self._size + len(batch.indices)
         self._reserve(stop)
+        self.whole &= bool(np.issubdtype(batch.counts.dtype, np.integer))
         counts = batch.counts.astype(np.float32)
         if batch.mask is None:
             amplitudes = np.sqrt(counts)
         else:  # anything may stand in a masked pixel
-            amplitudes = np.where(batch.mask, np.sqrt(counts, where=batch.mask, out=np.zeros_like(counts)), -1)
+            mask = np.broadcast_to(batch.mask, counts.shape)
+            amplitudes = np.where(mask, np.sqrt(counts, where=mask, out=np.zeros_like(counts)), -1)
         corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
         self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
         self._photons[start:stop] = np.square(amplitudes, where=amplitudes > 0, out=np.zeros_like(amplitudes)).sum(
@@ -67,7 +68,7 @@ class Dataset:
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows to train on."""
-        return np.flatnonzero(~self._held[: self._size])
+        return np.arange(self._size) if self._by_pixel else np.flatnonzero(~self._held[: self._size])
 
     @property
     def lit_training(self) -> NDArray[np.int64]:
@@ -79,8 +80,12 @@ class Dataset:
 
     @property
     def heldout(self) -> NDArray[np.int64]:
-        """Rows that only measure the error."""
-        return np.flatnonzero(self._held[: self._size])
+        """Rows that measure the error, by all of their pixels or by those held out."""
+        return np.arange(self._size) if self._by_pixel else np.flatnonzero(self._held[: self._size])
+
+    def hold_out_pixels(self) -> None:
+        """From now on hold out every n-th pixel of every frame instead of every n-th frame."""
+        self._by_pixel = self._holdout > 0
 
     @property
     def corners_px(self) -> NDArray[np.float64]:
@@ -99,6 +104,25 @@ class Dataset:
     def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) float32 on the device."""
         return self._amplitudes[torch.from_numpy(rows).to(self._amplitudes.device)]
+
+    def shown(self, rows: NDArray[np.int64]) -> Tensor:
+        """The same with -1 where only a judge may look."""
+        amplitudes = self.amplitudes(rows)
+        return torch.where(self._kept_apart(rows), -1, amplitudes) if self._by_pixel else amplitudes
+
+    def judged(self, rows: NDArray[np.int64]) -> Tensor:
+        """The same with -1 where training has looked, if pixels are held out."""
+        amplitudes = self.amplitudes(rows)
+        return torch.where(self._kept_apart(rows), amplitudes, -1) if self._by_pixel else amplitudes
+
+    def _kept_apart(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, h, w) True at the pixels held out: a lattice that moves from frame to frame, no two of them neighbours."""
+        device, n = self._amplitudes.device, self._holdout
+        start, row, column = (
+            torch.as_tensor(axis, device=device)
+            for axis in (self._indices[rows], np.arange(self.window[0]), np.arange(self.window[1]))
+        )
+        return (7 * start[:, None, None] + 3 * row[:, None] + column) % n == n // 2
 
     def _reserve(self, size: int) -> None:
         capacity = len(self._indices)

@@ -18,6 +18,9 @@ MOST_PIXELS = 2**26
 MARGIN = 0.2
 """Of the commanded range, added to the canvas on each side: settling rows and overshoot stay on it."""
 
+ROUNDED = 5
+"""Decimals of a position in pixels."""
+
 
 @dataclass(frozen=True)
 class Canvas:
@@ -76,4 +79,7 @@ def window_corners_px(
 ) -> NDArray[np.float64]:
     """Positions (n, 2) in metres, the middle of each window, to its corner in anchored pixels, fractional."""
     centre = (np.array(scan_range.lower_m) + np.array(scan_range.upper_m)) / 2
-    return (positions_m - centre) / np.array(geometry.pixel_m) - np.array(geometry.window) / 2
+    corners = (positions_m - centre) / np.array(geometry.pixel_m) - np.array(geometry.window) / 2
+    # Without the rounding errors of the division, which make 7 a pixel of 6 and a shift by 0.99999: a shift wraps what
+    # the probe has at its rim, and cost 13 dB on a probe that fills its window.
+    return np.round(corners, ROUNDED)

@@ -149,9 +149,20 @@ def hash_grid(points: Tensor, settings: GridSettings, levels: int) -> TorchHashG
 
 
 class GridNetwork(nn.Module):
-    """Hash grid and ReLU network on the pixels of a window: `forward() -> (h, w, outputs)`, 0 before training."""
+    """Hash grid and ReLU network on the pixels of a window: `forward() -> (h, w, outputs)`, 0 before training.
 
-    def __init__(self, window: tuple[int, int], settings: GridSettings, outputs: int, device: torch.device) -> None:
+    `random` starts from random weights instead, without biases, as tiny-cuda-nn's networks have none.
+    """
+
+    def __init__(
+        self,
+        window: tuple[int, int],
+        settings: GridSettings,
+        outputs: int,
+        device: torch.device,
+        *,
+        random: bool = False,
+    ) -> None:
         super().__init__()
         axes = [(torch.arange(n, device=device) + 0.5) / n for n in window]
         rows, columns = torch.meshgrid(*axes, indexing="ij")
@@ -161,11 +172,12 @@ class GridNetwork(nn.Module):
         layers: list[nn.Module] = []
         inputs = levels * settings.features
         for _ in range(settings.depth):
-            layers += [nn.Linear(inputs, settings.width), nn.ReLU()]
+            layers += [nn.Linear(inputs, settings.width, bias=not random), nn.ReLU()]
             inputs = settings.width
-        last = nn.Linear(inputs, outputs)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        last = nn.Linear(inputs, outputs, bias=not random)
+        if not random:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         self.network = nn.Sequential(*layers, last).to(device)
         self.window = window
 

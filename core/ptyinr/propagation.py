@@ -110,11 +110,14 @@ def predicted_amplitude(field: Tensor, probe: Tensor, positions_px: Tensor) -> T
     return far_field_amplitude(shift_probe(probe, offsets) * windows[:, None])
 
 
-def free_space_phase(shape: tuple[int, int], pixel_m: tuple[float, float], wavelength_m: float) -> Tensor:
-    """Phase that a metre of defocus gives to each frequency nu of a field: `pi wavelength |nu|^2`.
+def free_space_phases(
+    shape: tuple[int, int], pixel_m: tuple[float, float], wavelength_m: float
+) -> tuple[Tensor, Tensor]:
+    """Phase that a metre of defocus along each axis gives to a field's frequencies: `pi wavelength nu^2`.
 
     Returns:
-        (h, w) float64, radians a metre, DC at the corner.
+        (h, 1) and (1, w) float64, radians a metre, DC at the corner; their sum is the phase of a plain defocus.
     """
     nu = [torch.fft.fftfreq(n, d=p, dtype=torch.float64) for n, p in zip(shape, pixel_m, strict=True)]
-    return torch.pi * wavelength_m * (nu[0].square()[:, None] + nu[1].square()[None, :])
+    rows, columns = (torch.pi * wavelength_m * axis.square() for axis in nu)
+    return rows[:, None], columns[None, :]

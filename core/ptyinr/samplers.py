@@ -14,6 +14,11 @@ REACH = 0.8
 LEAST_REACH_PX = 64.0
 
 
+def reach_px(window: tuple[int, int]) -> NDArray[np.float64]:
+    """Extent of a tile's window corners along each axis."""
+    return np.maximum(REACH * np.array(window), LEAST_REACH_PX)
+
+
 def draw_tile(
     corners_px: NDArray[np.float64], window: tuple[int, int], most: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
@@ -22,7 +27,7 @@ def draw_tile(
     A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that tiles at the
     rim hold as many frames as others.
     """
-    reach = np.maximum(REACH * np.array(window), LEAST_REACH_PX)
+    reach = reach_px(window)
     first, last = corners_px.min(0), corners_px.max(0)
     lower = corners_px[random.integers(len(corners_px))] - random.uniform(0, reach)
     lower = np.clip(lower, first, np.maximum(last - reach, first))

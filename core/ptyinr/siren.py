@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,18 +30,42 @@ class ObjectSettings:
         ValueError: a size or a frequency is not positive.
     """
 
+    kind: Literal["siren", "hash_grid"] = "siren"
+    """`hash_grid` is there to be compared with: a grid network over the canvas, as fine as its pixels."""
     width: int = 128
     depth: int = 2
     """Hidden layers after the first sine layer."""
-    first_frequency: float = 0.5
-    """Of the first layer, in radians a pixel of the object."""
+    first_frequency: float | None = None
+    """Of the first layer, in radians a pixel of the object; None chooses it (`chosen_frequency`)."""
+    w0: float | None = None
+    """The same as the paper gives it: on coordinates from -1 to 1 across the scanned field. Overrules the former."""
     hidden_frequency: float = 30.0
     shared: bool = True
     """One network for amplitude and phase; False makes two, as in the paper."""
+    detail: bool = True
+    """Free pixels beside the network."""
+    start: float = 1.0
+    """Amplitude before training; 0 leaves it to the random weights, as the published program does."""
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.first_frequency, self.hidden_frequency) <= 0:
+        given = [1.0 if value is None else value for value in (self.first_frequency, self.w0)]
+        if min(self.width, self.depth, self.hidden_frequency, *given) <= 0 or self.start < 0:
             raise ValueError(f"widths, depths and frequencies of a SIREN must be positive: {self}")
+
+    def frequency(self, field_px: float, sampling: float) -> float:
+        """Radians a pixel of the first layer, for a field of `field_px` and `sampling` (`chosen_frequency`).
+
+        >>> round(ObjectSettings(w0=30.0).frequency(240.0, 1.0), 3)
+        0.25
+        """
+        if self.w0 is not None:
+            return 2 * self.w0 / field_px
+        return chosen_frequency(sampling) if self.first_frequency is None else self.first_frequency
+
+
+def chosen_frequency(sampling: float) -> float:
+    """First frequency in radians a pixel, for so many photons... TODO."""
+    return 0.5
 
 
 class Sine(nn.Module):
@@ -62,16 +87,19 @@ class Sine(nn.Module):
 class Siren(nn.Module):
     """Sine layers and a linear output whose bias starts at `start`."""
 
-    def __init__(self, settings: ObjectSettings, extent_px: float, start: tuple[float, ...]) -> None:
+    def __init__(
+        self, settings: ObjectSettings, first_frequency: float, extent_px: float, start: tuple[float, ...]
+    ) -> None:
         super().__init__()
         width, hidden = settings.width, settings.hidden_frequency
-        self.first = Sine(2, width, settings.first_frequency * extent_px, first=True)
+        self.first = Sine(2, width, first_frequency * extent_px, first=True)
         self.hidden = nn.Sequential(*(Sine(width, width, hidden) for _ in range(settings.depth)))
         self.output = nn.Linear(width, len(start))
         spread = math.sqrt(6 / width) / hidden
         nn.init.uniform_(self.output.weight, -spread, spread)
         with torch.no_grad():
-            self.output.bias.copy_(torch.tensor(start))
+            if any(start):
+                self.output.bias.copy_(torch.tensor(start))
 
     def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
         """(n, 2) float32 to (n, len(start)) float32; the hidden layers compute in `dtype`."""
@@ -86,10 +114,10 @@ class ObjectField(nn.Module):
     never changes, so that trained weights stay valid while the field grows; beyond the extent the sines simply go on.
     """
 
-    def __init__(self, settings: ObjectSettings, extent_px: float) -> None:
+    def __init__(self, settings: ObjectSettings, extent_px: float, first_frequency: float = 0.5) -> None:
         super().__init__()
-        starts = ((1.0, 0.0),) if settings.shared else ((1.0,), (0.0,))
-        self.networks = nn.ModuleList(Siren(settings, extent_px, start) for start in starts)
+        starts = ((settings.start, 0.0),) if settings.shared else ((settings.start,), (0.0,))
+        self.networks = nn.ModuleList(Siren(settings, first_frequency, extent_px, start) for start in starts)
         self.extent_px = extent_px
 
     def forward(self, corner: tuple[int, int], shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:

@@ -22,78 +22,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .dataset import Dataset
+from .detail import grown
 from .geometry import Canvas, window_corners_px
-from .hashgrid import TABLE_UNIT, GridSettings
-from .losses import amplitude_error, smooth_l1
+from .hashgrid import TABLE_UNIT
+from .light import LEAST_LIGHT, bounding_box, illumination
+from .losses import amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel, energy
-from .probe_start import ProbeStart, blind_start
+from .noise import Noise, estimate_noise
+from .probe_start import SAME, SURE, ProbeStart, blind_start, overlaps
 from .propagation import predicted_amplitude
-from .samplers import draw_tile
-from .siren import ObjectSettings
+from .samplers import draw_tile, reach_px
+from .settings import TrainerSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 ILLUMINATION_FLOOR = 0.5
-LEAST_LIGHT = 0.02
-"""Of the median lit pixel (the brightest may lie where the stage stood still); where less has fallen a snapshot shows
-1. Held-out error of the shown object: 0.380 to 0.381."""
 LEAST_ANNEAL = 0.1
 """Factor on the learning rates at the end of a reconstruction whose length is known; they fall linearly from 1."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
 JUMP_WHILE_GROWING = 2.0
 """The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
+RECOVERY = 1.1
+"""Growth of halved rates, up to the full ones, each time that a new best state is seen."""
 MOST_JUDGES = 256
 """Frames on which a snapshot's error is measured."""
+FRAMES_PER_TILE = 16
+"""Pixels of the frames in a step, in units of the pixels of their tile."""
 EVALUATION_PIXELS = 2**18
 """Of the object at a time, when a snapshot is taken."""
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """What training is free to choose; every default holds for any scan.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    object: ObjectSettings = field(default_factory=ObjectSettings)
-    probe: GridSettings = field(default_factory=GridSettings)
-    object_rate: float = 1e-3
-    probe_rate: float = 1e-3
-    """Of the networks behind the probe's hash grids."""
-    table_rate: float = 3e-2
-    """Of the hash grids' tables, in units of their initial spread."""
-    beta: float = 1.0
-    """Of the SmoothL1 loss, in root photons."""
-    frames_per_step: int = 64
-    start_frames: int = 60
-    """Frames that the blind start waits for."""
-    averaging: float = 0.95
-    """Memory of the averaged weights."""
-    holdout: int = 10
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the object's hidden layers; auto takes bfloat16 where the processor computes with it."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = (
-            self.object_rate,
-            self.probe_rate,
-            self.table_rate,
-            self.beta,
-            self.frames_per_step,
-            self.start_frames,
-        )
-        if min(positive) <= 0 or not 0 <= self.averaging < 1:
-            raise ValueError(f"rates, beta and frame numbers must be positive and averaging in [0, 1): {self}")
+MOST_TRIES = 3
+"""Of the blind start, each with twice the frames of the one before, while it is not sure."""
+FEW_PHOTONS = 5.0
+"""A pixel, where photons fall: below it the likelihood is the loss."""
+SPARSE = 10.0
+"""Windows over each pixel: with fewer, pixels are held out instead of frames."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +73,15 @@ class StepReport:
     loss: float
     frames: int
     """In the step's tile."""
+
+
+@dataclass(frozen=True)
+class _Best:
+    """The best state so far, and the frames that judged it."""
+
+    error: float
+    judges: np.ndarray
+    state: dict[str, Tensor]
 
 
 def annealed(progress: float) -> float:
@@ -141,13 +119,15 @@ class Trainer:
         self.steps = 0
         self.rollbacks = 0
         self.start: ProbeStart | None = None
+        self.noise = Noise()
         self._given_probe = None if probe is None else _checked_probe(probe, geometry.window)
+        if self._given_probe is None and self.settings.probe.fixed:
+            raise ValueError("the probe is to stay fixed: give it")
         self._model: PtychoModel | None = None
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = _compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
-        self._best: tuple[float, np.ndarray, dict[str, Tensor]] | None = None
-        """Least error, the frames that judged it, and the averaged weights of that moment."""
+        self._loss_settings = self.settings.loss
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -159,17 +139,19 @@ class Trainer:
         corners = window_corners_px(batch.positions_m, self.geometry, self.scan_range)
         canvas = self.canvas.including(corners, self.geometry.window)
         self.dataset.append(batch, corners)
+        if canvas != self.canvas and self._model is not None:
+            self._grow(canvas)
         self.canvas = canvas
 
     def ready(self, complete: bool = False) -> bool:
         """Whether a step can be taken: enough frames for the blind start, or as many as there will be (`complete`).
 
-        A given probe needs one lit frame only, to be scaled to it.
+        A given probe needs two lit frames only, to be scaled to them.
         """
         if self._model is not None:
             return True
         lit = len(self.dataset.lit_training)
-        needed = self.settings.start_frames if self._given_probe is None else 1
+        needed = self.settings.start_frames if self._given_probe is None else 2
         return lit >= needed or (complete and len(self.dataset.training) > 0)
 
     def step(self, anneal: float = 1.0) -> StepReport:
@@ -179,72 +161,91 @@ class Trainer:
             anneal: factor on the learning rates, from 1 while frames arrive towards 0 at the end.
 
         Raises:
-            ValueError: there is no frame to train on, or at the first step no light in the frames.
+            ValueError: there are no two frames to train on, or at the first step no light in the frames.
         """
-        if not len(self.dataset.training):
-            raise ValueError("there is no frame to train on: append a batch first")
         model = self._model or self._begin()
-        rows = self.dataset.training
-        rows = rows[
-            draw_tile(self.dataset.corners_px[rows], self.geometry.window, self.settings.frames_per_step, self._random)
-        ]
+        if self.start is not None and self._should_try_again(self.start):
+            model = self._try_again(self.start)
+        rows = self._draw()
         corners = self.dataset.corners_px[rows]
-        first, shape = _bounding_box(corners, self.geometry.window)
+        first, shape = bounding_box(corners, self.geometry.window)
 
         tile = model.object(first, shape, self._dtype)
         probe = model.probe()
-        illumination = _illumination(corners - first, probe.detach(), shape)
-        tile.register_hook(lambda gradient: gradient / (illumination + ILLUMINATION_FLOOR))
+        if self.settings.preconditioned:
+            light = illumination(corners - first, probe.detach(), shape)
+            tile.register_hook(lambda gradient: gradient / (light + ILLUMINATION_FLOOR))
         predicted = predicted_amplitude(tile, probe, torch.from_numpy(corners - first))
-        loss = smooth_l1(predicted, self.dataset.amplitudes(rows), self.settings.beta)
+        loss = amplitude_distance(predicted, self.dataset.shown(rows), self._loss_settings, self.noise)
+        if self._loss_settings.prior:
+            loss = loss + roughness(tile, self._loss_settings, self._measured_in(first, shape))
+        if self.steps < self.settings.loss.regularised_steps and self.settings.loss.regularisation:
+            loss = loss + self.settings.loss.regularisation * probe.abs().mean() / probe.detach().abs().max()
         self._optimiser.zero_grad(set_to_none=True)
+        tile.retain_grad()
         loss.backward()
         for group in self._optimiser.param_groups:
-            group["lr"] = group["full_rate"] * anneal
+            group["lr"] = group["full_rate"] * self._caution * anneal
         self._loss = loss.item()
         if math.isfinite(self._loss):
             self._optimiser.step()
+            if model.detail is not None and tile.grad is not None:
+                model.detail.learn(first, tile.grad, self.settings.detail_rate * self._caution * anneal**2)
             self._average()
         else:
-            self._roll_back(self._averaged.state_dict())
+            self._roll_back()
         self.steps += 1
         return StepReport(self.steps, self._loss, len(rows))
+
+    def judge(self) -> float:
+        """The loss of the averaged weights on what is held out, or on training frames if nothing is.
+
+        If it has jumped since it was at its best, training returns to its best state with half the rates. Once frames
+        have been appended, a state is compared with the best one on the frames that judged that one; if it has not
+        jumped it is the new best, as seen by the new frames.
+
+        Raises:
+            ValueError: no step has been taken yet.
+        """
+        if self._model is None:
+            raise ValueError("there is nothing to judge before the first step")
+        judges, best = self._judges(), self._best
+        error = self._error(judges)
+        same = np.array_equal(judges, best.judges)
+        compared = error if same or not len(best.judges) else self._error(best.judges)
+        if math.isfinite(best.error) and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best.error:
+            self._roll_back()
+            return self._error(judges)
+        if math.isfinite(error) and (not same or error < best.error):
+            state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
+            self._best = _Best(error, judges, state)
+            self._caution = min(1.0, RECOVERY * self._caution)
+        return error
 
     def snapshot(self, final: bool = False) -> Snapshot:
         """The reconstruction of this moment, from the averaged weights, evaluated in float32.
 
-        Here training is also judged, on the held-out frames, or on some of the others where none are held out. If the
-        error has jumped since it was at its best, training returns to its best state with half the rates; a final
-        snapshot shows the best state in any case. Once frames have been appended, a state is compared with the best
-        one on the frames that judged that one; if it has not jumped it is the new best, as seen by the new frames.
+        Here training is also judged; a final snapshot shows the best state that was judged.
 
         Raises:
             ValueError: no step has been taken yet.
         """
         if self._model is None:
             raise ValueError("there is nothing to show before the first step")
+        error = self.judge()
+        if final and np.array_equal(self._judges(), self._best.judges) and error > self._best.error:
+            self._averaged.load_state_dict(self._best.state)
         corners = self.dataset.corners_px
-        first, shape = _bounding_box(corners, self.geometry.window)
-        seen, probe = self._look(first, shape)
-        judges, best = self._judges(), self._best
-        error = self._error(seen, probe, first, judges)
-        same = best is not None and np.array_equal(judges, best[1])
-        compared = error if best is None or same else self._error(seen, probe, first, best[1])
-        jumped = best is not None and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best[0]
-        if best is not None and (jumped or (final and same and error > best[0])):
-            if jumped:
-                self._roll_back(best[2])
-            self._averaged.load_state_dict(best[2])
-            seen, probe = self._look(first, shape)
-            error = self._error(seen, probe, first, judges)
-        elif math.isfinite(error) and (best is None or not same or error < best[0]):
-            state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
-            self._best = (error, judges, state)
-        light = _illumination(corners - first, probe, shape)
+        first, shape = bounding_box(corners, self.geometry.window)
+        with torch.no_grad():
+            seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+        light = illumination(corners - first, probe, shape)
         light[light < LEAST_LIGHT * light[light > 0].median()] = 0  # what the network says there is invention
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
         if len(self.dataset.heldout):
-            metrics["heldout_error"] = error
+            metrics["heldout_error"] = self._squared_error(seen, probe, first)
+        if self.start is not None:
+            metrics["start_confidence"] = self.start.confidence
         part = tuple(slice(f - c, f - c + n) for f, c, n in zip(first, self.canvas.corner, shape, strict=True))
         canvas = np.ones(self.canvas.shape, np.complex64)
         coverage = np.zeros(self.canvas.shape, np.float32)
@@ -265,42 +266,147 @@ class Trainer:
             final=final,
         )
 
+    def _grow(self, canvas: Canvas) -> None:
+        """Let the pixels beside the networks, which know no bounds, cover a larger canvas."""
+        for model in (self._trained, self._averaged):
+            if model.detail is not None:
+                model.detail.cover(canvas)
+                pixels = grown(self._best.state["detail.values"], self.canvas, canvas)
+                self._best = replace(self._best, state=self._best.state | {"detail.values": pixels})
+
+    def _measured_in(self, first: tuple[int, int], shape: tuple[int, int]) -> int:
+        """Pixels of all training frames that lie in a part of the object."""
+        corners = self.dataset.corners_px[self.dataset.training] - first
+        room = np.array(shape) - self.geometry.window
+        inside = ((corners >= 0) & (corners < room + 1)).all(1).sum()
+        return int(inside) * math.prod(self.geometry.window)
+
+    def _draw(self) -> np.ndarray:
+        """The frames of a step."""
+        settings, rows = self.settings, self.dataset.training
+        most = settings.frames_per_step or self._frames_per_step()
+        if settings.batch == "tile":
+            return rows[draw_tile(self.dataset.corners_px[rows], self.geometry.window, most, self._random)]
+        if settings.batch == "random" and len(rows) > most:
+            return np.sort(self._random.choice(rows, most, replace=False))
+        return rows
+
+    def _frames_per_step(self) -> int:
+        corners, window = self.dataset.corners_px, np.array(self.geometry.window)
+        tile = np.minimum(np.ptp(corners, axis=0), reach_px(self.geometry.window)) + window
+        return max(16, int(FRAMES_PER_TILE * tile.prod() / window.prod()))
+
     def _begin(self) -> PtychoModel:
-        """Find or take the probe, and make the networks."""
-        torch.manual_seed(self.settings.seed)
+        """Look at the noise, find or take the probe, and make the networks."""
+        rows = self._first_rows()
+        if len(self.dataset.training) < 2:
+            raise ValueError(
+                f"there are {len(self.dataset.training)} frames to train on: ptychography compares frames that overlap, "
+                f"append at least two"
+            )
+        amplitudes = self.dataset.amplitudes(rows)
+        if not (amplitudes >= 0).any():
+            raise ValueError("every pixel of the first frames is masked: a mask is True where a pixel may be trusted")
+        if not self.dataset.whole:
+            trusted = (amplitudes >= 0).cpu().numpy()
+            counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
+            self.noise = estimate_noise(counts, trusted)
+        if self._loss_settings.kind == "auto":
+            squares = amplitudes.clamp(min=0).square()
+            photons = float(squares.square().sum() / squares.sum().clamp(min=1e-12)) / self.noise.gain
+            self._loss_settings = replace(self._loss_settings, kind="poisson" if photons < FEW_PHOTONS else "smooth_l1")
+        if _windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE:
+            if self.settings.holdout_of == "auto":
+                self.dataset.hold_out_pixels()
+        if self.settings.holdout_of == "pixels":
+            self.dataset.hold_out_pixels()
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
-            photons = float(self.dataset.photons(self._first_rows()).mean())
+            photons = float(self.dataset.photons(rows).mean())
             if photons <= 0:
                 raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
-            reference = reference * (photons / energy(reference)).sqrt()
+            if not self.settings.probe.fixed:
+                reference = reference * (photons / energy(reference)).sqrt()
+        elif self.settings.start == "random":
+            reference = self._random_reference(amplitudes)
         else:
-            rows = self._first_rows()
-            corners = torch.from_numpy(self.dataset.corners_px[rows])
-            self.start = blind_start(self.dataset.amplitudes(rows), corners, self.geometry, self._random)
+            self.start = self._blind_start(rows)
             reference = self.start.probe
-        extent = max(self.canvas.shape) / 2
-        model = PtychoModel(reference, extent, self.settings.object, self.settings.probe)
-        self._averaged = PtychoModel(reference, extent, self.settings.object, self.settings.probe)
+        return self._make(reference)
+
+    def _make(self, reference: Tensor) -> PtychoModel:
+        """Networks around a probe, and their optimiser."""
+        torch.manual_seed(self.settings.seed)
+        upper, lower = np.array(self.scan_range.upper_m), np.array(self.scan_range.lower_m)
+        field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
+        frequency = self.settings.object.frequency(field_px, 1.0)
+        model, self._averaged = (
+            PtychoModel(reference, self.canvas, self.settings.object, self.settings.probe, frequency) for _ in range(2)
+        )
         self._averaged.load_state_dict(model.state_dict())
         grids = [grid.grid for grid in model.probe.grids]
-        networks = [grid.network for grid in model.probe.grids]
+        networks = [grid.network for grid in model.probe.grids] if grids else [model.probe]
         groups = [
-            {"params": [p for part in parts for p in part.parameters()], "lr": rate, "full_rate": rate}
+            {"params": [p for part in parts for p in part.parameters()], "full_rate": rate}
             for parts, rate in (
-                ([model.object], self.settings.object_rate),
+                ([model.field], self.settings.object_rate),
                 (networks, self.settings.probe_rate),
                 (grids, self.settings.table_rate * TABLE_UNIT),
             )
         ]
-        self._optimiser = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self._optimiser = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
+        self._caution = 1.0
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        self._best = _Best(math.inf, np.empty(0, np.int64), state)
         self._model = model
         return model
 
-    def _first_rows(self) -> np.ndarray:
-        """The frames that a probe is found in, or scaled to: dark ones, before a shutter opened, tell nothing."""
+    def _random_reference(self, amplitudes: Tensor) -> Tensor:
+        """Of a probe that random weights will make: as bright as the frames, in a spot that diffracts as widely."""
+        mean = amplitudes.clamp(min=0).square().mean(0)
+        spread = float(mean.sum().square() / mean.square().sum().clamp(min=1e-12))  # pixels that are lit
+        area = max(1.0, mean.numel() / spread)
+        brightness = float(mean.sum() / area) ** 0.5
+        shape = (1, *self.geometry.window)
+        if self.settings.probe.kind == "network":
+            return torch.full(shape, brightness, dtype=torch.complex64, device=self.device)
+        values = self._random.normal(size=(*shape, 2)).astype(np.float32)
+        return torch.view_as_complex(torch.from_numpy(values)).to(self.device) * brightness
+
+    def _blind_start(self, rows: np.ndarray) -> ProbeStart:
+        corners = torch.from_numpy(self.dataset.corners_px[rows])
+        return blind_start(self.dataset.amplitudes(rows), corners, self.geometry, self._random)
+
+    def _should_try_again(self, start: ProbeStart) -> bool:
+        tries = start.frames / self.settings.start_frames
+        return (
+            start.confidence < SURE
+            and tries < 2 ** (MOST_TRIES - 1)
+            and (len(self.dataset.lit_training) >= 2 * start.frames)
+        )
+
+    def _try_again(self, before: ProbeStart) -> PtychoModel:
+        """Look for the probe in twice the frames; training begins anew if another one explains them better."""
+        self.start = self._blind_start(self._first_rows(2 * before.frames))
+        trained = self._averaged.probe().detach()
+        same = float(overlaps(self.start.probe, trained[:1])[0, 0]) >= SAME
+        if same or self.start.confidence <= before.confidence:
+            return self._trained
+        return self._make(self.start.probe)
+
+    def _first_rows(self, most: int | None = None) -> np.ndarray:
+        """Frames that a probe is found in, or scaled to: neighbours around the middle one of those that came.
+
+        Dark ones, before a shutter opened, tell nothing.
+        """
         lit = self.dataset.lit_training
-        return (lit if len(lit) else self.dataset.training)[: self.settings.start_frames]
+        rows = lit if len(lit) else self.dataset.training
+        if not len(rows):
+            return rows
+        corners = self.dataset.corners_px[rows]
+        middle = corners[np.abs(corners - np.median(corners, 0)).max(1).argmin()]
+        near = np.abs(corners - middle).max(1).argsort(kind="stable")
+        return rows[np.sort(near[: most or self.settings.start_frames])]
 
     def _average(self) -> None:
         """Follow the weights; the memory lengthens over the first steps."""
@@ -308,14 +414,19 @@ class Trainer:
         with torch.no_grad():
             for averaged, current in zip(self._averaged.parameters(), self._trained.parameters(), strict=True):
                 averaged.lerp_(current, 1 - memory)
+            if self._averaged.detail is not None and self._trained.detail is not None:
+                pixels = self._trained.detail.get_buffer("values")
+                self._averaged.detail.get_buffer("values").lerp_(pixels, 1 - memory)
 
-    def _roll_back(self, state: dict[str, Tensor]) -> None:
-        """Return to an earlier state, with half the rates and no momentum."""
+    def _roll_back(self) -> None:
+        """Return to the best state, with half the rates and no momentum."""
         self.rollbacks += 1
-        self._trained.load_state_dict(state)
+        self._trained.load_state_dict(self._best.state)
+        self._averaged.load_state_dict(self._best.state)
         self._optimiser.state.clear()
-        for group in self._optimiser.param_groups:
-            group["full_rate"] /= 2
+        if self._trained.detail is not None:
+            self._trained.detail.forget()
+        self._caution /= 2
 
     @property
     def _trained(self) -> PtychoModel:
@@ -323,49 +434,43 @@ class Trainer:
             raise ValueError("training has not begun")
         return self._model
 
-    @torch.no_grad()
-    def _look(self, first: tuple[int, int], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The averaged object in a box, and the probe."""
-        return _evaluate(self._averaged.object, first, shape), self._averaged.probe()
-
     def _judges(self) -> np.ndarray:
         """Rows of the frames on which a snapshot's error is measured."""
         judges = self.dataset.heldout if len(self.dataset.heldout) else self.dataset.training
         return judges[:: -(-len(judges) // MOST_JUDGES)]
 
     @torch.no_grad()
-    def _error(self, seen: Tensor, probe: Tensor, first: tuple[int, int], judges: np.ndarray) -> float:
-        """Mean squared amplitude error of an object whose first pixel is `first`."""
-        errors = []
-        for rows in np.array_split(judges, -(-len(judges) // self.settings.frames_per_step)):
+    def _error(self, judges: np.ndarray) -> float:
+        """Mean loss of the averaged weights on what is held out of some frames."""
+        first, shape = bounding_box(self.dataset.corners_px[judges], self.geometry.window)
+        seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+        total = 0.0
+        for rows in self._parts(judges):
             predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
-            errors.append(amplitude_error(predicted, self.dataset.amplitudes(rows)))
+            loss = amplitude_distance(predicted, self.dataset.judged(rows), self._loss_settings, self.noise)
+            total += loss.item() * len(rows)
+        return total / len(judges)
+
+    @torch.no_grad()
+    def _squared_error(self, seen: Tensor, probe: Tensor, first: tuple[int, int]) -> float:
+        """Mean squared amplitude error, in counts, of an object whose first pixel is `first`."""
+        errors = []
+        for rows in self._parts(self._judges()):
+            predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
+            errors.append(amplitude_error(predicted, self.dataset.judged(rows)))
         return torch.cat(errors).mean().item()
 
-
-def _bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """First pixel and shape of the smallest array that holds all windows."""
-    first = np.floor(corners_px.min(0)).astype(int)
-    # In the box's own pixels: -1e-17 lies in pixel -1, but 33 pixels further on it is 33, not 32.
-    shape = np.floor((corners_px - first).max(0)).astype(int) + window
-    return (int(first[0]), int(first[1])), (int(shape[0]), int(shape[1]))
+    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
+        most = max(1, EVALUATION_PIXELS // math.prod(self.geometry.window))
+        return np.array_split(rows, -(-len(rows) // most))
 
 
-def _illumination(corners_px: np.ndarray, probe: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Light that each pixel of `shape` receives from windows at `corners_px`, 1 at the brightest: (H, W) float32.
-
-    The probe's intensity convolved with the number of windows at each corner.
-    """
-    h, w = probe.shape[-2:]
-    visits = torch.zeros(shape, device=probe.device)
-    where = torch.from_numpy(np.floor(corners_px).astype(np.int64)).to(probe.device)
-    visits.index_put_((where[:, 0], where[:, 1]), torch.ones(len(where), device=probe.device), accumulate=True)
-    intensity = (probe.real.square() + probe.imag.square()).sum(0)
-    padded = (shape[0] + h, shape[1] + w)
-    light = torch.fft.irfft2(torch.fft.rfft2(visits, padded) * torch.fft.rfft2(intensity, padded), padded)
-    light = light[: shape[0], : shape[1]]
-    # Rounding leaves some 1e-7 of the brightest where no light falls.
-    return torch.where(light > 1e-6 * light.max(), light / light.max(), torch.zeros_like(light))
+def _windows_a_pixel(corners_px: np.ndarray, window: tuple[int, int]) -> float:
+    """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do."""
+    distances = np.abs(corners_px[:, None] - corners_px[None]).max(2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = float(np.median(distances.min(1)))
+    return math.prod(window) / max(nearest, 1.0) ** 2
 
 
 def _evaluate(field: Callable[..., Tensor], first: tuple[int, int], shape: tuple[int, int]) -> Tensor:

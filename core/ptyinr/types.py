@@ -88,7 +88,7 @@ class Batch:
     positions_m: NDArray[np.float64]
     """(n, 2) metres."""
     mask: NDArray[np.bool_] | None = None
-    """(n, h, w) True where a pixel may be trusted; None trusts them all."""
+    """(n, h, w) or (h, w), True where a pixel may be trusted; None trusts them all."""
 
     def __post_init__(self) -> None:
         n = len(self.indices)
@@ -97,12 +97,12 @@ class Batch:
                 f"a batch of {n} indices needs counts ({n}, h, w) and positions ({n}, 2), "
                 f"not {self.counts.shape} and {self.positions_m.shape}"
             )
-        if self.mask is not None and self.mask.shape != self.counts.shape:
-            raise ValueError(f"mask {self.mask.shape} must have the shape of counts {self.counts.shape}")
+        if self.mask is not None and self.mask.shape not in (self.counts.shape, self.counts.shape[1:]):
+            raise ValueError(f"mask {self.mask.shape} must have the shape of counts {self.counts.shape}, or of a frame")
         if not np.isfinite(self.positions_m).all():
             bad = self.indices[~np.isfinite(self.positions_m).all(axis=1)]
             raise ValueError(f"positions of frames {bad[:5].tolist()} are not finite")
-        trusted = self.counts if self.mask is None else self.counts[self.mask]
+        trusted = self.counts if self.mask is None else self.counts[np.broadcast_to(self.mask, self.counts.shape)]
         if np.issubdtype(self.counts.dtype, np.floating) and not np.isfinite(trusted).all():
             raise ValueError("counts are not finite: mask the pixels that carry no measurement")
         if trusted.size and trusted.min() < 0:

@@ -31,7 +31,7 @@ def reconstruct(
     object array, in frame order), `coverage` (H, W), and as attributes pixel size, frames, steps, seconds, version
     and configuration. A picture is written beside it.
     """
-    from ptyinr.trainer import TrainerSettings
+    from ptyinr.settings import TrainerSettings
     from ptyinr_stream.device import choose_device
     from ptyinr_stream.formats.ptyinr_h5 import read_scan
     from ptyinr_stream.offline import reconstruct as train

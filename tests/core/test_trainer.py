@@ -13,8 +13,9 @@ from ptyinr.dataset import Dataset
 from ptyinr.geometry import window_corners_px
 from ptyinr.hashgrid import GridSettings
 from ptyinr.metrics import phase_correlation
+from ptyinr.settings import TrainerSettings
 from ptyinr.siren import ObjectSettings
-from ptyinr.trainer import Trainer, TrainerSettings
+from ptyinr.trainer import Trainer
 
 SMALL = TrainerSettings(object=ObjectSettings(width=32), precision="float32", frames_per_step=16)
 

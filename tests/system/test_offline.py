@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ptyinr.metrics import phase_correlation
-from ptyinr.trainer import Trainer, TrainerSettings
+from ptyinr.settings import TrainerSettings
+from ptyinr.trainer import Trainer
 from ptyinr.types import Batch
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.errors import PublishError, ScanFileError

@@ -1,0 +1,67 @@
+"""Free pixels beside the object's network: what a sine network cannot represent, at the precision of the data.
+
+O = network + detail. The network learns within seconds and fills what the data leave open; pixels start at 0, learn with
+Adam, each in its own time, and are held back by the same prior (`losses.roughness`). Simulated scans of 96 px, 32 px
+windows, probe known, 15 s of one core, object PSNR amplitude / phase in dB (2026-11-25):
+
+* no noise, 95 % overlap: 46.4 / 44.8 without detail and a network of width 128; 69.2 / 71.7 with it and width 64 (57.6 in
+  phase is the best of pty-chi's engines in 20 s); 54.9 / 51.6 if it only begins after 100 steps.
+* ten photons in the brightest pixel, no prior: 30.6 / 31.4 without, 24.7 / 28.7 with it; with the prior 31.0 / 29.9.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .geometry import Canvas
+
+BETAS = (0.9, 0.99)
+
+
+class Detail(nn.Module):
+    """Complex pixels on a canvas, and the moments that Adam keeps of their gradients."""
+
+    def __init__(self, canvas: Canvas, device: torch.device) -> None:
+        super().__init__()
+        self._canvas = canvas
+        for name in ("values", "mean", "square"):
+            self.register_buffer(name, torch.zeros((*canvas.shape, 2), device=device), persistent=name == "values")
+        self.register_buffer("visits", torch.zeros((*canvas.shape, 1), device=device), persistent=False)
+
+    def part(self, first: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+        """(H, W) complex copy of the pixels from `first` (anchored) on."""
+        return torch.view_as_complex(self.get_buffer("values")[self._where(first, shape)].contiguous().clone())
+
+    def learn(self, first: tuple[int, int], gradient: Tensor, rate: float) -> None:
+        """A step of Adam against a gradient (H, W) complex; pixels that no step visits keep still."""
+        where = self._where(first, (gradient.shape[0], gradient.shape[1]))
+        pairs = torch.view_as_real(gradient)
+        visits = self.get_buffer("visits")[where].add_(1)
+        mean = self.get_buffer("mean")[where].mul_(BETAS[0]).add_(pairs, alpha=1 - BETAS[0])
+        square = self.get_buffer("square")[where].mul_(BETAS[1]).addcmul_(pairs, pairs, value=1 - BETAS[1])
+        step = mean / (1 - BETAS[0] ** visits) / ((square / (1 - BETAS[1] ** visits)).sqrt() + 1e-12)
+        self.get_buffer("values")[where].sub_(rate * step)
+
+    def forget(self) -> None:
+        """Start the moments anew."""
+        for name in ("mean", "square", "visits"):
+            self.get_buffer(name).zero_()
+
+    def cover(self, canvas: Canvas) -> None:
+        """Grow to a larger canvas; new pixels are 0."""
+        for name, buffer in list(self.named_buffers()):
+            setattr(self, name, grown(buffer, self._canvas, canvas))
+        self._canvas = canvas
+
+    def _where(self, first: tuple[int, int], shape: tuple[int, int]) -> tuple[slice, slice]:
+        row, column = (f - c for f, c in zip(first, self._canvas.corner, strict=True))
+        return slice(row, row + shape[0]), slice(column, column + shape[1])
+
+
+def grown(pixels: Tensor, old: Canvas, new: Canvas) -> Tensor:
+    """(H, W, n) pixels of one canvas on a larger one, 0 beside them."""
+    total = torch.zeros((*new.shape, pixels.shape[2]), dtype=pixels.dtype, device=pixels.device)
+    row, column = (o - n for o, n in zip(old.corner, new.corner, strict=True))
+    total[row : row + old.shape[0], column : column + old.shape[1]] = pixels
+    return total

@@ -1,0 +1,90 @@
+"""How noisy a detector's counts are, read off the counts themselves. numpy only.
+
+A photon counter writes one count a photon. An integrating detector, and the paper's simulations, write `gain` counts a
+photon and add a Gaussian of some `variance`; what falls below 0 is clipped. Both numbers decide what a small count is
+worth, so the loss needs them (`losses`), and nobody should have to give them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LARGEST_SAMPLE = 2**21
+"""Pixels that are looked at."""
+DARK_PART = 0.1
+"""Of the pixels, the darkest: no photon falls there but by chance."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Variance of a count I: `gain * I + variance`.
+
+    Raises:
+        ValueError: the gain is not positive or the variance negative.
+    """
+
+    gain: float = 1.0
+    """Counts a photon."""
+    variance: float = 0.0
+    """Of the Gaussian part, in counts squared."""
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.gain) and self.gain > 0 and np.isfinite(self.variance) and self.variance >= 0):
+            raise ValueError(f"{self}: a detector writes a positive number of counts a photon, with a variance >= 0")
+
+
+def estimate_noise(counts: NDArray[Any], mask: NDArray[np.bool_] | None = None) -> Noise:
+    """Estimate the noise of (n, h, w) counts; integers are photons.
+
+    Gaussian noise clipped at 0 leaves the darkest pixels at 0 half of the time, and what is above has the median
+    of a half-normal distribution. A gain shows as a gap: no count lies between those of one photon and those of two.
+
+    >>> random = np.random.default_rng(0)
+    >>> light = np.ones((50, 1, 1)) * 9 * np.exp(-0.1 * np.hypot(*np.mgrid[-16:16, -16:16]) ** 1.5)
+    >>> estimate_noise(random.poisson(light))
+    Noise(gain=1.0, variance=0.0)
+    >>> estimate_noise(random.poisson(light) * 2.5e3)
+    Noise(gain=2500.0, variance=0.0)
+    >>> both = estimate_noise((random.poisson(light) * 2.5e3 + random.normal(0, 90, light.shape)).clip(0))
+    >>> round(both.gain, -2), round(both.variance**0.5, -1)
+    (2500.0, 90.0)
+    """
+    if np.issubdtype(counts.dtype, np.integer):
+        return Noise()
+    counts = counts[:: max(1, counts.size // LARGEST_SAMPLE)]
+    if mask is None:
+        trusted = np.ones(counts.shape, np.bool_)
+    else:
+        trusted = np.broadcast_to(mask, counts.shape) if mask.ndim == 2 else mask[:: len(mask) // len(counts)]
+    weight = _smooth(trusted.mean(0))
+    mean = _smooth(np.where(trusted, counts, 0).mean(0)) / weight.clip(1e-9)
+    seen = trusted.any(0)
+    if not seen.any():
+        return Noise()
+    dark = seen & (mean <= np.quantile(mean[seen], DARK_PART))
+    values = counts[:, dark][trusted[:, dark]]
+    empty = float((values == 0).mean())
+    variance = (float(np.median(values[values > 0])) / 0.6745) ** 2 if 0.35 < empty < 0.65 else 0.0
+    return Noise(_gain(counts[trusted], 8 * variance**0.5), variance)
+
+
+def _smooth(image: NDArray[Any]) -> NDArray[Any]:
+    """Sums over 5 x 5 pixels: whether it is dark there shall not be decided by the noise that is to be measured."""
+    for axis in (0, 1):
+        image = sum((np.roll(image, step, axis) for step in range(-2, 3)), np.zeros_like(image))
+    return image
+
+
+def _gain(values: NDArray[Any], above: float) -> float:
+    """Counts a photon, if the counts come in steps and many are of one photon; 1 if not."""
+    lit = np.sort(values[values > above]).astype(np.float64)
+    if len(lit) < 10:
+        return 1.0
+    one = float(np.median(lit[lit < 1.5 * lit[0]]))
+    parts = lit / one
+    single, between = (parts < 1.25).sum(), ((parts > 1.25) & (parts < 1.75)).sum()
+    return one if single > 0.2 * len(lit) and between <= 0.01 * single else 1.0

@@ -1,0 +1,93 @@
+"""What training is free to choose. Every default holds for any scan, or is chosen from its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .hashgrid import GridSettings
+from .losses import LossSettings
+from .model import ProbeSettings
+from .siren import ObjectSettings
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """All of it.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    object: ObjectSettings = field(default_factory=ObjectSettings)
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    start: Literal["blind", "random"] = "blind"
+    """Where no probe is given: `blind` finds one in the first frames; `random` leaves it to the probe's networks."""
+    object_rate: float = 1e-3
+    """Of Adam."""
+    probe_rate: float = 1e-3
+    """Of the networks behind the probe's hash grids, or of its pixels, in units of the brightest."""
+    table_rate: float = 3e-2
+    """Of the hash grids' tables, in units of their initial spread."""
+    detail_rate: float = 1e-2
+    """Of the object's free pixels; it falls with the square of the others."""
+    preconditioned: bool = True
+    """Divide the object's gradient by the light that each pixel received."""
+    batch: Literal["tile", "random", "full"] = "tile"
+    """The frames of a step: those of a tile of the object, a random sample, or all."""
+    frames_per_step: int | None = None
+    """At most; None takes as many as have sixteen times the pixels of the tile."""
+    start_frames: int = 60
+    """Frames that the blind start waits for."""
+    averaging: float = 0.95
+    """Memory of the averaged weights, which snapshots show."""
+    holdout: int = 10
+    """Every n-th frame (`index % n == n // 2`) only judges; 0 lets all of them train."""
+    holdout_of: Literal["auto", "frames", "pixels"] = "auto"
+    """What is held out. Where windows hardly overlap a frame that does not train leaves a hole: `auto` then takes every
+    n-th pixel of every frame."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the object's hidden layers; auto takes bfloat16 where the processor computes with it."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        frames = (1 if self.frames_per_step is None else self.frames_per_step, self.start_frames)
+        if (
+            min(self.object_rate, self.probe_rate, self.table_rate, self.detail_rate, *frames) <= 0
+            or not 0 <= self.averaging < 1
+        ):
+            raise ValueError(f"rates and frame numbers must be positive and averaging in [0, 1): {self}")
+        if self.holdout < 0 or self.holdout == 1:
+            raise ValueError(
+                f"holdout is {self.holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"
+            )
+        if self.start == "random" and self.probe.kind == "modulation":
+            raise ValueError("a modulation needs a probe to modulate: start at random with kind 'network' or 'pixels'")
+
+
+def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSettings:
+    """The published program's settings: paper, supplement and `parameters.py`, for simulated scans.
+
+    Two SIRENs of 3 hidden layers of 512, w0 = 30; a probe of random weights, 16 levels, normalised by its maximum and
+    centred; SmoothL1 with beta 1e-2 of amplitudes divided by 600, |P| regularised by 1e-2 for 50 steps (not for
+    `rectangular` probes); Adam at 2e-5 and 1e-5; all frames in every step.
+    """
+    grid = GridSettings(levels=16)
+    return TrainerSettings(
+        object=ObjectSettings(width=512, depth=3, w0=30.0, shared=False, detail=False, start=0.0),
+        probe=ProbeSettings(kind="network", grid=grid, normalisation="maximum", centred=True),
+        loss=LossSettings(
+            kind="smooth_l1", beta=1e-2, unit=600.0, regularisation=0.0 if rectangular else 1e-2, prior=0.0
+        ),
+        start="random",
+        object_rate=2e-5,
+        probe_rate=1e-5,
+        table_rate=1e-5 / 1e-4,
+        preconditioned=False,
+        batch="full",
+        averaging=0.0,
+        holdout=0,
+        precision="float32",
+        seed=seed,
+    )
