@@ -116,7 +116,7 @@ class Dataset:
         return torch.where(self._kept_apart(rows), amplitudes, -1) if self._by_pixel else amplitudes
 
     def _kept_apart(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n, h, w) True at the pixels held out: a lattice that moves from frame to frame, no two of them neighbours."""
+        """(n, h, w) True at the pixels held out: a lattice without neighbours that moves from frame to frame."""
         device, n = self._amplitudes.device, self._holdout
         start, row, column = (
             torch.as_tensor(axis, device=device)

@@ -1,11 +1,11 @@
 """Free pixels beside the object's network: what a sine network cannot represent, at the precision of the data.
 
-O = network + detail. The network learns within seconds and fills what the data leave open; pixels start at 0, learn with
-Adam, each in its own time, and are held back by the same prior (`losses.roughness`). Simulated scans of 96 px, 32 px
-windows, probe known, 15 s of one core, object PSNR amplitude / phase in dB (2026-11-25):
+O = network + detail. The network learns within seconds and fills what the data leave open; pixels start at 0, learn
+with Adam, each in its own time, and are held back by the same prior (`losses.roughness`). Simulated scans of 96 px,
+32 px windows, probe known, 15 s of one core, object PSNR amplitude / phase in dB (2026-11-25):
 
-* no noise, 95 % overlap: 46.4 / 44.8 without detail and a network of width 128; 69.2 / 71.7 with it and width 64 (57.6 in
-  phase is the best of pty-chi's engines in 20 s); 54.9 / 51.6 if it only begins after 100 steps.
+* no noise, 95 % overlap: 46.4 / 44.8 without detail and a network of width 128; 69.2 / 71.7 with it and width 64 (57.6
+  in phase is the best of pty-chi's engines in 20 s); 54.9 / 51.6 if it only begins after 100 steps.
 * ten photons in the brightest pixel, no prior: 30.6 / 31.4 without, 24.7 / 28.7 with it; with the prior 31.0 / 29.9.
 """
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,14 @@ def bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple
     # In the box's own pixels: -1e-17 lies in pixel -1, but 33 pixels further on it is 33, not 32.
     shape = np.floor((corners_px - first).max(0)).astype(int) + window
     return (int(first[0]), int(first[1])), (int(shape[0]), int(shape[1]))
+
+
+def windows_a_pixel(corners_px: np.ndarray, window: tuple[int, int]) -> float:
+    """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do."""
+    distances = np.abs(corners_px[:, None] - corners_px[None]).max(2)
+    np.fill_diagonal(distances, np.inf)
+    nearest = float(np.median(distances.min(1)))
+    return math.prod(window) / max(nearest, 1.0) ** 2
 
 
 def illumination(corners_px: np.ndarray, probe: Tensor, shape: tuple[int, int]) -> Tensor:

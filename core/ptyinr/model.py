@@ -1,7 +1,7 @@
 """The model: an object field, and a probe field that a reference holds or random weights begin.
 
-`modulation`: P = P_ref (1 + a) exp(i f), with (a, f) the outputs of a grid network that start at 0. The phase wraps of a
-defocused probe then cost the network nothing, and a better reference is a better start.
+`modulation`: P = P_ref (1 + a) exp(i f), with (a, f) the outputs of a grid network that start at 0. The phase wraps of
+a defocused probe then cost the network nothing, and a better reference is a better start.
 
 `network`: P = |a| exp(i f) from two grid networks of random weights, as the paper has it.
 
@@ -96,10 +96,10 @@ class GridField(nn.Module):
 
     def __init__(self, settings: ObjectSettings, extent_px: float, grid: GridSettings, device: torch.device) -> None:
         super().__init__()
-        self.half = int(extent_px) + 1
+        self.reach = int(extent_px) + 1
         self.start = settings.start
         outputs = (2,) if settings.shared else (1, 1)
-        square = (2 * self.half, 2 * self.half)
+        square = (2 * self.reach, 2 * self.reach)
         self.networks = nn.ModuleList(GridNetwork(square, grid, n, device, random=not settings.start) for n in outputs)
 
     def forward(self, corner: tuple[int, int], shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -108,9 +108,9 @@ class GridField(nn.Module):
         Raises:
             ValueError: the part leaves the square.
         """
-        first = [c + self.half for c in corner]
-        if min(first) < 0 or max(f + n for f, n in zip(first, shape, strict=True)) > 2 * self.half:
-            raise ValueError(f"an object of hash grids covers {2 * self.half} x {2 * self.half} px and cannot grow")
+        first = [c + self.reach for c in corner]
+        if min(first) < 0 or max(f + n for f, n in zip(first, shape, strict=True)) > 2 * self.reach:
+            raise ValueError(f"an object of hash grids covers {2 * self.reach} x {2 * self.reach} px and cannot grow")
         outputs = torch.cat([network() for network in self.networks], dim=-1)
         part = outputs[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
         return torch.polar((self.start + part[..., 0]).abs(), part[..., 1])

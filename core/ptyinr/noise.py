@@ -55,11 +55,9 @@ def estimate_noise(counts: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     """
     if np.issubdtype(counts.dtype, np.integer):
         return Noise()
-    counts = counts[:: max(1, counts.size // LARGEST_SAMPLE)]
-    if mask is None:
-        trusted = np.ones(counts.shape, np.bool_)
-    else:
-        trusted = np.broadcast_to(mask, counts.shape) if mask.ndim == 2 else mask[:: len(mask) // len(counts)]
+    every = max(1, counts.size // LARGEST_SAMPLE)
+    trusted = np.broadcast_to(True if mask is None else mask, counts.shape)[::every]
+    counts = counts[::every]
     weight = _smooth(trusted.mean(0))
     mean = _smooth(np.where(trusted, counts, 0).mean(0)) / weight.clip(1e-9)
     seen = trusted.any(0)

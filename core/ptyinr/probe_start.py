@@ -20,8 +20,9 @@ What decided (2026-11-25; the Siemens star, and simulated HXN probes near focus 
 * Errors on frames that were used prefer the wrong probe the more passes are made: on sixty random frames of the star
   the true defocus was first of 41 after one pass (error 0.035, next 0.045), eleventh after three, nineteenth after
   eight, pixels kept apart or not.
-* Near focus nothing is decided in the first pass (all within 10 %), but whatever is chosen converges when it is refined,
-  if dim pixels learn too: with ePIE (alpha 1) to overlaps of 0.4 to 0.7 with the truth, with alpha 0.1 to 0.94 to 0.99.
+* Near focus nothing is decided in the first pass (all within 10 %), but whatever is chosen converges when it is
+  refined, if dim pixels learn too: with ePIE (alpha 1) to overlaps of 0.4 to 0.7 with the truth, with alpha 0.1 to
+  0.94 to 0.99.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .dataset import Dataset
 from .detail import grown
 from .geometry import Canvas, window_corners_px
 from .hashgrid import TABLE_UNIT
-from .light import LEAST_LIGHT, bounding_box, illumination
+from .light import LEAST_LIGHT, bounding_box, illumination, windows_a_pixel
 from .losses import amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel, energy
 from .noise import Noise, estimate_noise
@@ -271,8 +271,9 @@ class Trainer:
         for model in (self._trained, self._averaged):
             if model.detail is not None:
                 model.detail.cover(canvas)
-                pixels = grown(self._best.state["detail.values"], self.canvas, canvas)
-                self._best = replace(self._best, state=self._best.state | {"detail.values": pixels})
+        if "detail.values" in self._best.state:
+            pixels = grown(self._best.state["detail.values"], self.canvas, canvas)
+            self._best = replace(self._best, state=self._best.state | {"detail.values": pixels})
 
     def _measured_in(self, first: tuple[int, int], shape: tuple[int, int]) -> int:
         """Pixels of all training frames that lie in a part of the object."""
@@ -301,8 +302,8 @@ class Trainer:
         rows = self._first_rows()
         if len(self.dataset.training) < 2:
             raise ValueError(
-                f"there are {len(self.dataset.training)} frames to train on: ptychography compares frames that overlap, "
-                f"append at least two"
+                f"there are {len(self.dataset.training)} frames to train on: ptychography compares frames that "
+                f"overlap, append at least two"
             )
         amplitudes = self.dataset.amplitudes(rows)
         if not (amplitudes >= 0).any():
@@ -315,10 +316,8 @@ class Trainer:
             squares = amplitudes.clamp(min=0).square()
             photons = float(squares.square().sum() / squares.sum().clamp(min=1e-12)) / self.noise.gain
             self._loss_settings = replace(self._loss_settings, kind="poisson" if photons < FEW_PHOTONS else "smooth_l1")
-        if _windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE:
-            if self.settings.holdout_of == "auto":
-                self.dataset.hold_out_pixels()
-        if self.settings.holdout_of == "pixels":
+        sparse = windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE
+        if self.settings.holdout_of == "pixels" or (self.settings.holdout_of == "auto" and sparse):
             self.dataset.hold_out_pixels()
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
@@ -463,14 +462,6 @@ class Trainer:
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         most = max(1, EVALUATION_PIXELS // math.prod(self.geometry.window))
         return np.array_split(rows, -(-len(rows) // most))
-
-
-def _windows_a_pixel(corners_px: np.ndarray, window: tuple[int, int]) -> float:
-    """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do."""
-    distances = np.abs(corners_px[:, None] - corners_px[None]).max(2)
-    np.fill_diagonal(distances, np.inf)
-    nearest = float(np.median(distances.min(1)))
-    return math.prod(window) / max(nearest, 1.0) ** 2
 
 
 def _evaluate(field: Callable[..., Tensor], first: tuple[int, int], shape: tuple[int, int]) -> Tensor:

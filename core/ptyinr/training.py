@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,8 @@ from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 LOOKS = 20
 """How often the state is judged, so that the end is not worse than the best."""
+MOST_PIXELS = 2**28
+"""Of an object: 3 GB for each snapshot. Positions given in micrometres ask for more."""
 
 
 def train(trainer: Trainer, progress: Callable[[], float], each: Callable[[], object] | None = None) -> Snapshot:
@@ -31,7 +34,7 @@ def train(trainer: Trainer, progress: Callable[[], float], each: Callable[[], ob
     """
     look = 1.0 / LOOKS
     while (done := progress()) < 1.0 or not trainer.steps:
-        if done >= look:
+        if done >= look and trainer.steps:
             trainer.judge()
             look = done + 1.0 / LOOKS
         trainer.step(annealed(done))
@@ -69,9 +72,19 @@ def reconstruct(
     Raises:
         ValueError: an array cannot be what it should be, or the scan cannot be reconstructed; it says why.
     """
-    batch = Batch(np.arange(len(counts)), np.asarray(counts), np.asarray(positions_m, np.float64), mask)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}: give at least one")
+    counts, mask = np.asarray(counts), None if mask is None else np.asarray(mask, np.bool_)
+    if counts.ndim != 3 or not counts.size:
+        raise ValueError(f"counts {counts.shape} hold no frames: give (n, {geometry.window[0]}, {geometry.window[1]})")
+    batch = Batch(np.arange(len(counts)), counts, np.asarray(positions_m, np.float64), mask)
     lower, upper = batch.positions_m.min(axis=0), batch.positions_m.max(axis=0)
     scan_range = ScanRange((float(lower[0]), float(lower[1])), (float(upper[0]), float(upper[1])))
     trainer = Trainer(geometry, scan_range, settings, probe=probe, device=device)
+    if math.prod(trainer.canvas.shape) > MOST_PIXELS:
+        raise ValueError(
+            f"positions from {lower.tolist()} to {upper.tolist()} m need an object of {trainer.canvas.shape} pixels of "
+            f"{geometry.pixel_m} m: give metres, and leave out frames whose encoders failed"
+        )
     trainer.append(batch)
     return train(trainer, lambda: trainer.steps / steps)
