@@ -1,12 +1,18 @@
-"""Distances of predicted and measured amplitudes."""
+"""Distances of predicted and measured amplitudes, by their formulas, and the prior on the object."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
 import torch
 
-from ptyinr.losses import amplitude_error, smooth_l1
+from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, roughness
+from ptyinr.noise import Noise
+
+PHOTONS = Noise()
+KINDS = ("auto", "smooth_l1", "l1", "l2", "poisson")
 
 
 def pair():
@@ -15,6 +21,36 @@ def pair():
     measured[1, 2] = -1
     measured[3] = -1
     return torch.from_numpy(predicted), torch.from_numpy(measured)
+
+
+def one(predicted, measured, noise=PHOTONS, **settings):
+    """The loss of a single pixel."""
+    return amplitude_distance(torch.tensor([[[predicted]]]), torch.tensor([[[measured]]]), settings_of(**settings), noise)
+
+
+def settings_of(**changes):
+    return LossSettings(**{"kind": "smooth_l1"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"kind": "smooth_l1", "beta": 1.0}, 0.5 * 0.25),
+        ({"kind": "smooth_l1", "beta": 0.2}, 0.5 - 0.1),
+        ({"kind": "auto", "beta": 0.2}, 0.4),
+        ({"kind": "l1"}, 0.5),
+        ({"kind": "l2"}, 0.125),
+        ({"kind": "poisson"}, 2.5**2 - 4 - 4 * math.log(2.5**2 / 4)),
+        ({"kind": "smooth_l1", "beta": 1e-2, "unit": 10.0}, 0.05 - 0.005),
+        ({"kind": "l2", "unit": 5.0}, 0.1**2 / 2),
+    ],
+)
+def test_each_kind_is_its_formula(settings, expected):
+    assert one(2.5, 2.0, **settings).item() == pytest.approx(expected)
+
+
+def test_an_empty_pixel_costs_the_likelihood_the_photons_that_were_expected():
+    assert one(1.5, 0.0, kind="poisson").item() == pytest.approx(2.25)
 
 
 @pytest.mark.parametrize("beta", [0.2, 1.0, 5.0])
@@ -26,25 +62,70 @@ def test_smooth_l1_is_a_square_within_beta_and_straight_beyond(beta):
             d = abs(p - m)
             total += d * d / (2 * beta) if d < beta else d - beta / 2
             trusted += 1
-    assert smooth_l1(predicted, measured, beta).item() == pytest.approx(total / trusted)
+    loss = amplitude_distance(predicted, measured, settings_of(beta=beta), PHOTONS)
+    assert loss.item() == pytest.approx(total / trusted)
 
 
-def test_a_masked_pixel_pulls_at_nothing():
-    predicted, measured = pair()
-    predicted.requires_grad_()
-    smooth_l1(predicted, measured).backward()
-    assert predicted.grad is not None
-    assert not predicted.grad[measured < 0].any()
-    assert predicted.grad[measured >= 0].all()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [PHOTONS, Noise(3.0), Noise(3.0, 5.0)])
+def test_root_photons_are_what_is_compared(kind, noise):
+    """a = sqrt(I / gain + variance / gain^2), whatever is then done with it."""
+    predicted, measured = 7.0, 4.5
+    a, b = (math.sqrt(x**2 / noise.gain + noise.variance / noise.gain**2) for x in (predicted, measured))
+    assert one(predicted, measured, noise, kind=kind).item() == pytest.approx(one(a, b, kind=kind).item(), rel=1e-5)
 
 
-def test_frames_without_a_trusted_pixel_cost_nothing():
+def test_the_papers_unit_does_not_look_at_the_noise():
+    assert one(7.0, 4.5, Noise(3.0, 5.0), unit=600.0) == one(7.0, 4.5, PHOTONS, unit=600.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [PHOTONS, Noise(40.0, 900.0)])
+@pytest.mark.parametrize("measured", [0.5, 3.0, 40.0])
+def test_nothing_is_cheaper_than_what_was_measured(kind, noise, measured):
+    tried = measured * np.concatenate([np.linspace(0.5, 1.5, 101)])
+    losses = [one(p, measured, noise, kind=kind).item() for p in tried]
+    assert np.argmin(losses) == 50
+    assert losses[50] == pytest.approx(0, abs=1e-5)
+
+
+def test_the_curvature_of_the_likelihood_is_that_of_least_squares_within_the_noise():
+    """4 times: a root photon's noise is 1/2. `roughness` counts on it."""
+    near = [one(3.0 + 1e-3, 3.0, kind=kind).double().item() for kind in ("poisson", "smooth_l1")]
+    exact = 3.001**2 - 9 - 9 * math.log(3.001**2 / 9)
+    assert exact / (0.5e-6) == pytest.approx(4, rel=1e-3)
+    assert near[1] == pytest.approx(0.5e-6, rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("noise", [PHOTONS, Noise(2.0, 3.0)])
+def test_a_masked_pixel_pulls_at_nothing_and_cannot_be_pulled_at(kind, noise):
+    predicted, measured = (a.requires_grad_() for a in pair())
+    amplitude_distance(predicted, measured, settings_of(kind=kind), noise).backward()
+    for gradient in (predicted.grad, measured.grad):
+        assert gradient is not None
+        assert not gradient[measured < 0].any()
+        assert gradient[measured >= 0].all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_without_a_trusted_pixel_cost_nothing(kind):
     predicted = torch.ones(2, 3, 3, requires_grad=True)
-    loss = smooth_l1(predicted, torch.full((2, 3, 3), -1.0))
+    loss = amplitude_distance(predicted, torch.full((2, 3, 3), -1.0), settings_of(kind=kind), PHOTONS)
     loss.backward()
     assert loss == 0
     assert predicted.grad is not None
     assert not predicted.grad.any()
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "l2", "poisson"])
+@pytest.mark.parametrize("noise", [PHOTONS, Noise(2.0, 3.0)])
+def test_gradients_of_the_loss_are_those_of_finite_differences(kind, noise):
+    predicted, measured = pair()
+    settings = settings_of(kind=kind, beta=0.7)
+    assert torch.autograd.gradcheck(
+        lambda p: amplitude_distance(p, measured, settings, noise), (predicted.add(0.1).requires_grad_(),)
+    )
 
 
 def test_the_error_of_each_frame_is_the_mean_square_over_its_trusted_pixels():
@@ -53,3 +134,43 @@ def test_the_error_of_each_frame_is_the_mean_square_over_its_trusted_pixels():
         (p - m)[m >= 0].square().mean() if (m >= 0).any() else 0 for p, m in zip(predicted, measured, strict=True)
     ]
     np.testing.assert_allclose(amplitude_error(predicted, measured).numpy(), expected)
+
+
+@pytest.mark.parametrize("value", [0, 1, 3 - 4j])
+def test_a_constant_object_is_not_rough(value):
+    field = torch.full((5, 7), value, dtype=torch.complex128)
+    assert roughness(field, settings_of(prior=0.1), 100) == 0
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("smooth_l1", 4.0), ("poisson", 1.0)])
+def test_roughness_is_its_formula(kind, weight):
+    """One pixel of a 2 x 2 object differs by 0.3 + 0.4j: two of the four differences are 0.5 long."""
+    field = torch.tensor([[1.3 + 0.4j, 1.0], [1.0, 1.0]], dtype=torch.complex128)
+    expected = 2 * (math.sqrt(1 + (0.5 / 0.1) ** 2) - 1) / (50 * weight)
+    assert roughness(field, settings_of(kind=kind, prior=0.1), 50).item() == pytest.approx(expected)
+
+
+def test_an_edge_costs_what_its_height_and_length_do():
+    """As in total variation: far beyond `prior` the cost is linear."""
+    step = torch.zeros(20, 20, dtype=torch.complex128)
+    step[:, 10:] = 1
+    low, high = (roughness(height * step, settings_of(prior=1e-3), 1).item() for height in (1.0, 2.0))
+    assert high == pytest.approx(2 * low, rel=1e-2)
+    assert low == pytest.approx(20 / 1e-3 / 4, rel=1e-2)
+
+
+def test_gradients_of_the_prior_are_those_of_finite_differences():
+    field = torch.view_as_complex(torch.randn(4, 5, 2, dtype=torch.float64, generator=torch.manual_seed(0)))
+    assert torch.autograd.gradcheck(lambda f: roughness(f, settings_of(prior=0.3), 7), (field.requires_grad_(),))
+
+
+@pytest.mark.parametrize("bad", [{"beta": 0}, {"beta": -1}, {"unit": 0}, {"unit": -600.0}])
+def test_a_loss_without_a_scale_is_refused(bad):
+    with pytest.raises(ValueError, match="beta and unit must be positive"):
+        LossSettings(**bad)
+
+
+@pytest.mark.parametrize("bad", [{"regularisation": -1e-2}, {"regularised_steps": -1}, {"prior": -0.1}])
+def test_a_negative_weight_is_refused(bad):
+    with pytest.raises(ValueError, match="never negative"):
+        LossSettings(**bad)
