@@ -11,7 +11,7 @@ from ptyinr.propagation import (
     _flat_indices,
     cut_windows,
     far_field_amplitude,
-    free_space_phase,
+    free_space_phases,
     predicted_amplitude,
     shift_probe,
 )
@@ -137,12 +137,14 @@ def test_a_window_that_leaves_the_field_is_an_error(corner):
         cut_windows(field, torch.tensor([[0, 0], corner]), (4, 5))
 
 
-def test_a_defocus_turns_each_frequency_by_pi_wavelength_nu_squared():
-    phase = free_space_phase((6, 4), (2e-9, 5e-9), 1e-10).numpy()
-    assert phase[0, 0] == 0
-    assert phase[1, 0] == pytest.approx(np.pi * 1e-10 * (1 / (6 * 2e-9)) ** 2)
-    assert phase[-1, -1] == pytest.approx(np.pi * 1e-10 * ((1 / (6 * 2e-9)) ** 2 + (1 / (4 * 5e-9)) ** 2))
-    assert phase.max() == phase[3, 2]
+def test_a_defocus_along_an_axis_turns_its_frequencies_by_pi_wavelength_nu_squared():
+    rows, columns = (phase.numpy() for phase in free_space_phases((6, 4), (2e-9, 5e-9), 1e-10))
+    assert (rows.shape, columns.shape) == ((6, 1), (1, 4))
+    assert rows[0, 0] == columns[0, 0] == 0
+    for k in (1, 2, 3, -1, -2):
+        assert rows[k, 0] == pytest.approx(np.pi * 1e-10 * (k / (6 * 2e-9)) ** 2)
+    assert columns[0, -1] == pytest.approx(np.pi * 1e-10 * (1 / (4 * 5e-9)) ** 2)
+    assert (rows + columns).max() == (rows + columns)[3, 2]
 
 
 @pytest.mark.gpu
