@@ -1,0 +1,122 @@
+"""A blind start near focus: `python tests/benchmarks/near_focus.py [--seconds 120] [--only swept]`.
+
+HXN's measured probe (64 px, near focus) over the middle 128 px of the paper's object, 289 frames 4 px apart, no noise,
+no probe given (data: PTYINR_EXTRA_DATA). Seconds of training until the object's phase PSNR is 30 dB, ramp removed, by
+the clock and of the processor, two threads; looks at the reconstruction, one a second, are not counted, the search for
+the probe is. Learning rates stay as they are while frames arrive. `swept`: our settings; `random`: the paper's probe of
+random weights, all else ours; `published`: the published program's settings. `swept, finished`: the probe where the
+length of a run is known, so that rates fall towards its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+
+import torch
+from scans import Score, head, hxn_probe, row, score_of, trainer_of, tungsten
+
+import ptyinr
+from ptyinr.losses import LossSettings
+from ptyinr.model import ProbeSettings
+from ptyinr.scans import raster
+from ptyinr.simulate import Simulation, simulate
+
+SIDE, WINDOW, STEP = 128, 64, 4
+WANTED_DB = 30.0
+LOOK_S = 1.0
+GEOMETRY = ptyinr.ScanGeometry(
+    wavelength_m=0.1239797e-9, distance_m=0.5, detector_pixel_m=55e-6, window=(WINDOW, WINDOW)
+)
+RANDOM = ptyinr.TrainerSettings(
+    start="random",
+    probe=ProbeSettings(kind="network", normalisation="maximum", centred=True),
+    loss=LossSettings(regularisation=1e-2, regularised_steps=50),
+)
+
+
+class Clock:
+    """Seconds by the clock and of the processor, while it is not stopped."""
+
+    def __init__(self) -> None:
+        self.wall_s = self.cpu_s = 0.0
+        self.go()
+
+    def go(self) -> None:
+        """Start, or go on."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def stop(self) -> float:
+        """Stop: seconds by the clock until now."""
+        self.wall_s += time.perf_counter() - self._began[0]
+        self.cpu_s += time.process_time() - self._began[1]
+        return self.wall_s
+
+
+def until_wanted(scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float) -> tuple[Clock, Score, int, str]:
+    """Train until the phase is as wanted, or for some seconds: clock, last score, steps, and the way there."""
+    clock = Clock()
+    trainer = trainer_of(scan, settings)
+    looked, way, found = 0.0, [], Score()
+    while clock.stop() < seconds and not found.phase >= WANTED_DB:
+        if trainer.steps and clock.wall_s - looked >= LOOK_S:
+            looked = clock.wall_s
+            found = score_of(trainer.snapshot(), scan, ramp=True)
+            if not way or looked >= 1.6 * way[-1][0]:
+                way.append((looked, found.phase))
+        clock.go()
+        trainer.step()
+    return clock, found, trainer.steps, ", ".join(f"{phase:.1f} at {at:.0f} s" for at, phase in way)
+
+
+def finished(
+    scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float
+) -> tuple[ptyinr.Trainer, ptyinr.Snapshot]:
+    """Train for some seconds by the clock, with rates that fall."""
+    began = time.perf_counter()
+    trainer = trainer_of(scan, settings)
+    return trainer, ptyinr.train(trainer, lambda: (time.perf_counter() - began) / seconds)
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--seconds", type=float, default=120.0, help="until a run is given up")
+    arguments.add_argument("--finish", type=float, default=60.0, help="seconds of the run whose length is known")
+    arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--only", default="", help="a part of the name of a run")
+    chosen = arguments.parse_args()
+    torch.set_num_threads(chosen.threads)
+    field, probe = tungsten(SIDE), hxn_probe(WINDOW)
+    if field is None or probe is None:
+        return
+    scan = simulate(GEOMETRY, field, probe, raster((SIDE - WINDOW, SIDE - WINDOW), (STEP, STEP)))
+    runs = {"swept": ptyinr.TrainerSettings(), "random": RANDOM, "published": ptyinr.upstream_settings()}
+    head(["start", "seed", "s to 30 dB", "s of the processor", "steps", "object", "probe overlap", "phase PSNR"])
+    for name, settings in runs.items():
+        for seed in range(chosen.seeds if chosen.only in name else 0):
+            clock, found, steps, way = until_wanted(scan, replace(settings, seed=seed), chosen.seconds)
+            reached = "" if found.phase >= WANTED_DB else "not in "
+            at = f"{reached}{clock.wall_s:.1f}", f"{reached}{clock.cpu_s:.1f}"
+            row(
+                [
+                    name,
+                    seed,
+                    *at,
+                    steps,
+                    f"{found.amplitude:.1f} / {found.phase:.1f}",
+                    f"{found.probe_overlap:.3f}",
+                    way,
+                ]
+            )
+    for seed in range(chosen.seeds if chosen.only in "swept, finished" else 0):
+        trainer, snapshot = finished(scan, ptyinr.TrainerSettings(seed=seed), chosen.finish)
+        found = score_of(snapshot, scan, ramp=True)
+        cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"
+        row(["swept, finished", seed, f"after {chosen.finish:.0f}", "", trainer.steps, *cells, ""])
+
+
+if __name__ == "__main__":
+    main()
