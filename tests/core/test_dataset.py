@@ -48,12 +48,6 @@ def test_no_frame_is_held_out_if_none_is_wanted():
     assert dataset.training.tolist() == list(range(60))
 
 
-@pytest.mark.parametrize("holdout", [1, -1])
-def test_a_holdout_of_all_frames_is_refused(holdout):
-    with pytest.raises(ValueError, match=f"holdout is {holdout}"):
-        Dataset((8, 8), holdout, CPU)
-
-
 @settings(deadline=None)
 @given(st.permutations(range(12)), st.lists(st.integers(0, 12), max_size=4))
 def test_frames_in_any_order_keep_their_own_corner_and_amplitudes(order, cuts):
@@ -94,6 +88,85 @@ def test_a_masked_pixel_is_minus_one_whatever_was_counted_in_it(bad):
     amplitudes = dataset.amplitudes(np.array([0, 1]))
     assert amplitudes[1, 0, 0] == -1
     assert (amplitudes < 0).sum() == 1
+
+
+def test_one_mask_for_all_frames_is_the_same_mask_for_each():
+    mask = np.random.default_rng(0).random((8, 10)) > 0.3
+    found = []
+    for given in (mask, np.repeat(mask[None], 3, 0)):
+        dataset = Dataset((8, 10), 10, CPU)
+        dataset.append(frames([0, 1, 2], given), corners([0, 1, 2]))
+        found.append(dataset.amplitudes(np.arange(3)))
+        counts = frames([0, 1, 2]).counts
+        np.testing.assert_allclose(dataset.photons(np.arange(3)), (counts * mask).sum((1, 2)), rtol=1e-6)
+    assert torch.equal(*found)
+    assert np.array_equal(np.fft.fftshift(found[0][0].numpy() >= 0), mask)
+
+
+def test_counts_are_whole_until_one_frame_is_not():
+    dataset = filled([[0, 1]])
+    assert dataset.whole
+    batch = frames([2])
+    dataset.append(Batch(batch.indices, batch.counts.astype(np.float32), batch.positions_m), corners([2]))
+    assert not dataset.whole
+
+
+@pytest.mark.parametrize("holdout", [2, 5, 10])
+def test_pixels_are_held_out_of_every_frame_and_judge_it(holdout):
+    dataset = filled([range(40)], holdout)
+    rows = np.arange(40)
+    assert torch.equal(dataset.shown(rows[dataset.training]), dataset.amplitudes(dataset.training))
+    dataset.hold_out_pixels()
+    assert dataset.training.tolist() == dataset.heldout.tolist() == list(range(40))
+    shown, judged, every = dataset.shown(rows), dataset.judged(rows), dataset.amplitudes(rows)
+    assert ((shown < 0) != (judged < 0)).all()  # a pixel does one or the other
+    assert torch.equal(torch.maximum(shown, judged), every)
+    assert (judged >= 0).float().mean().item() == pytest.approx(1 / holdout, rel=0.1)
+
+
+@pytest.mark.parametrize("holdout", [2, 5, 10])
+def test_no_two_pixels_held_out_are_neighbours_and_they_move_from_frame_to_frame(holdout):
+    dataset = filled([range(holdout)], holdout)
+    dataset.hold_out_pixels()
+    held = dataset.judged(np.arange(holdout)) >= 0
+    assert not (held[:, 1:] & held[:, :-1]).any()
+    assert not (held[:, :, 1:] & held[:, :, :-1]).any()
+    assert torch.equal(held.sum(0), torch.ones(8, 10, dtype=torch.int64))  # each in its turn
+
+
+def test_which_pixels_are_held_out_follows_from_the_frames_number_not_its_arrival():
+    order = np.random.default_rng(0).permutation(30)
+    one, other = filled([range(30)]), filled(np.split(order, [4, 11]))
+    for dataset in (one, other):
+        dataset.hold_out_pixels()
+    assert torch.equal(one.shown(order), other.shown(np.arange(30)))
+
+
+def test_a_masked_pixel_neither_trains_nor_judges():
+    mask = np.ones((8, 10), bool)
+    mask[2:5] = False
+    dataset = Dataset((8, 10), 10, CPU)
+    dataset.append(frames(range(20), mask), corners(range(20)))
+    dataset.hold_out_pixels()
+    trusted = torch.from_numpy(np.fft.ifftshift(mask))
+    for part in (dataset.shown(np.arange(20)), dataset.judged(np.arange(20))):
+        assert (part[:, ~trusted] == -1).all()
+
+
+def test_no_pixel_is_held_out_if_nothing_is_to_be():
+    dataset = filled([range(20)], holdout=0)
+    dataset.hold_out_pixels()
+    assert len(dataset.heldout) == 0
+    assert torch.equal(dataset.shown(np.arange(20)), dataset.amplitudes(np.arange(20)))
+
+
+def test_a_frame_with_hardly_any_light_is_not_lit():
+    batch = frames(range(20, 40))
+    counts = batch.counts.copy()
+    counts[3], counts[4] = 0, counts[4] // 50
+    dataset = Dataset((8, 10), 0, CPU)
+    dataset.append(Batch(batch.indices, counts, batch.positions_m), corners(batch.indices))
+    assert sorted(set(range(20)) - set(dataset.lit_training.tolist())) == [3, 4]
 
 
 def test_frames_of_another_shape_are_refused_and_leave_no_trace():

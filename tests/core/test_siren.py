@@ -57,11 +57,43 @@ def test_the_first_frequency_is_in_radians_a_pixel_whatever_the_extent():
     """Of one first layer, the mean square slope an axis is frequency^2 times that of its weights, 1/12, times 1/2."""
     for extent in (50.0, 400.0):
         torch.manual_seed(1)
-        first = ObjectField(ObjectSettings(width=4000, first_frequency=0.4), extent).networks[0].first
+        first = ObjectField(ObjectSettings(width=4000), extent, first_frequency=0.4).networks[0].first
         rows = torch.arange(64.0)[:, None] / extent
         y = first(torch.cat([rows, torch.zeros_like(rows)], dim=1))
         slope = (y[1:] - y[:-1]).square().mean().item()
         assert slope == pytest.approx(0.4**2 / 12 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("field_px", [60.0, 241.0, 4000.0])
+def test_the_papers_w0_is_the_same_number_of_waves_across_the_field(field_px):
+    """On coordinates from -1 to 1: w0 x = (2 w0 / field) pixels."""
+    frequency = ObjectSettings(w0=30.0).frequency(field_px, 1.0)
+    assert frequency * field_px / 2 == pytest.approx(30.0)
+    torch.manual_seed(1)
+    network = ObjectField(ObjectSettings(), 500.0, first_frequency=frequency).networks[0]
+    x = torch.linspace(-1, 1, 7)
+    pixels = torch.stack([x, x.flip(0)], dim=1) * field_px / 2
+    layer = network.first
+    expected = torch.sin(30.0 * torch.stack([x, x.flip(0)], dim=1) @ layer.weight.T + layer.frequency * layer.bias)
+    torch.testing.assert_close(layer(pixels / 500.0), expected, rtol=0, atol=1e-3)
+
+
+def test_w0_overrules_a_frequency_which_overrules_the_choice():
+    assert ObjectSettings(first_frequency=0.7).frequency(100.0, 1.0) == 0.7
+    assert ObjectSettings(first_frequency=0.7, w0=20.0).frequency(100.0, 1.0) == pytest.approx(0.4)
+    chosen = [ObjectSettings().frequency(field_px, 1.0) for field_px in (50.0, 5000.0)]
+    assert chosen[0] == chosen[1] > 0  # a network means the same whatever the field's size
+
+
+def test_a_start_of_zero_leaves_the_object_to_the_random_weights():
+    field = look(ObjectField(ObjectSettings(start=0.0, shared=False), 100.0), (-50, -50), (100, 100))
+    assert field.abs().mean() < 0.5
+
+
+@pytest.mark.parametrize("start", [0.3, 1.0, 2.0])
+def test_the_object_starts_at_the_amplitude_it_is_told(start):
+    field = look(ObjectField(ObjectSettings(start=start), 100.0), (-50, -50), (100, 100))
+    assert field.abs().mean().item() == pytest.approx(start, abs=0.1)
 
 
 def test_bfloat16_is_close_to_float32():
@@ -83,8 +115,13 @@ def test_the_paper_has_a_network_each_for_amplitude_and_phase():
     torch.testing.assert_close(look(two, (0, 0), (4, 5)), before * torch.exp(torch.tensor(0.5j)))
 
 
-@pytest.mark.parametrize("name", ["width", "depth", "first_frequency", "hidden_frequency"])
+@pytest.mark.parametrize("name", ["width", "depth", "first_frequency", "w0", "hidden_frequency"])
 @pytest.mark.parametrize("value", [0, -1])
 def test_settings_that_make_no_network_are_refused(name, value):
     with pytest.raises(ValueError, match="must be positive"):
         ObjectSettings(**{name: value})
+
+
+def test_an_amplitude_below_nothing_is_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        ObjectSettings(start=-0.5)

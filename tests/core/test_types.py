@@ -91,10 +91,11 @@ def test_the_arrays_of_a_batch_fit_together(changes):
         batch(**changes)
 
 
-@pytest.mark.parametrize("mask", [np.ones((8, 8), bool), np.ones((3, 8, 9), bool)])
-def test_a_mask_has_the_shape_of_the_counts(mask):
-    with pytest.raises(ValueError, match="must have the shape of counts"):
-        batch(mask=mask)
+@pytest.mark.parametrize("shape", [(8, 9), (9, 8), (3, 8, 9), (2, 8, 8), (1, 8, 8), (3, 64), (8,), ()])
+def test_a_mask_has_the_shape_of_the_counts_or_of_a_frame(shape):
+    with pytest.raises(ValueError, match=r"must have the shape of counts \(3, 8, 8\), or of a frame"):
+        batch(mask=np.ones(shape, bool))
+    assert batch(mask=np.ones((8, 8), bool)).mask.shape == (8, 8)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -117,6 +118,7 @@ def test_a_bad_count_is_refused_unless_it_is_masked(bad, words):
         batch(counts=counts, mask=mask)
     mask[1, 2, 3] = False
     assert batch(counts=counts, mask=mask).mask is mask
+    assert not batch(counts=counts, mask=mask[1]).mask[2, 3]
 
 
 def test_a_negative_integer_is_refused_too():
