@@ -302,8 +302,8 @@ class Trainer:
         rows = self._first_rows()
         if len(self.dataset.training) < 2:
             raise ValueError(
-                f"there are {len(self.dataset.training)} frames to train on: ptychography compares frames that "
-                f"overlap, append at least two"
+                f"frames to train on: {len(self.dataset.training)}; ptychography compares frames that overlap: append "
+                f"at least two"
             )
         amplitudes = self.dataset.amplitudes(rows)
         if not (amplitudes >= 0).any():

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from ptyinr import Batch, ScanGeometry, ScanRange
+from ptyinr.settings import TrainerSettings
+from ptyinr.siren import ObjectSettings
+from ptyinr.trainer import Trainer
 
 WAVELENGTH_M, DISTANCE_M, DETECTOR_PIXEL_M = 1e-10, 1.0, 1e-4
 DEFOCUS_M = 2.5e-4
 APERTURE_PX = 9.0
 """Radius of the lit disc on the detector."""
+
+
+SMALL = TrainerSettings(object=ObjectSettings(width=32), precision="float32", frames_per_step=16)
+"""Of a trainer that learns these scans within some dozen steps of 10 ms."""
 
 
 @dataclass(frozen=True)
@@ -117,3 +125,28 @@ def simulate() -> Callable[..., Scan]:
 def scan() -> Scan:
     """A hundred frames of 32 x 32 pixels with photon noise."""
     return simulated()
+
+
+@pytest.fixture(scope="session")
+def trainer_of() -> Callable[..., Trainer]:
+    """The maker of trainers of a scan: with its probe, unless it is to be found, and with all or some of its frames."""
+
+    def make(
+        scan: Scan,
+        frames: Batch | slice | np.ndarray | None = slice(None),
+        *,
+        given: bool | np.ndarray = True,
+        steps: int = 0,
+        scan_range: ScanRange | None = None,
+        **changes: Any,
+    ) -> Trainer:
+        probe = given if isinstance(given, np.ndarray) else scan.probe if given else None
+        settings = replace(SMALL, **changes)
+        trainer = Trainer(scan.geometry, scan_range or scan.scan_range, settings, uid="a scan", probe=probe)
+        if frames is not None:
+            trainer.append(frames if isinstance(frames, Batch) else scan.batch(frames))
+        for _ in range(steps):
+            trainer.step()
+        return trainer
+
+    return make

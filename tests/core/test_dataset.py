@@ -93,9 +93,9 @@ def test_a_masked_pixel_is_minus_one_whatever_was_counted_in_it(bad):
 def test_one_mask_for_all_frames_is_the_same_mask_for_each():
     mask = np.random.default_rng(0).random((8, 10)) > 0.3
     found = []
-    for given in (mask, np.repeat(mask[None], 3, 0)):
+    for one in (mask, np.repeat(mask[None], 3, 0)):
         dataset = Dataset((8, 10), 10, CPU)
-        dataset.append(frames([0, 1, 2], given), corners([0, 1, 2]))
+        dataset.append(frames([0, 1, 2], one), corners([0, 1, 2]))
         found.append(dataset.amplitudes(np.arange(3)))
         counts = frames([0, 1, 2]).counts
         np.testing.assert_allclose(dataset.photons(np.arange(3)), (counts * mask).sum((1, 2)), rtol=1e-6)
