@@ -122,7 +122,7 @@ class Dataset:
             torch.as_tensor(axis, device=device)
             for axis in (self._indices[rows], np.arange(self.window[0]), np.arange(self.window[1]))
         )
-        return (7 * start[:, None, None] + 3 * row[:, None] + column) % n == n // 2
+        return (start[:, None, None] + (3 - n % 2) * row[:, None] + column) % n == n // 2
 
     def _reserve(self, size: int) -> None:
         capacity = len(self._indices)

@@ -374,7 +374,7 @@ class Trainer:
 
     def _blind_start(self, rows: np.ndarray) -> ProbeStart:
         corners = torch.from_numpy(self.dataset.corners_px[rows])
-        return blind_start(self.dataset.amplitudes(rows), corners, self.geometry, self._random)
+        return blind_start(self.dataset.shown(rows), corners, self.geometry, self._random)
 
     def _should_try_again(self, start: ProbeStart) -> bool:
         tries = start.frames / self.settings.start_frames

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptyinr import ScanGeometry, ScanRange
-from ptyinr.geometry import MARGIN, Canvas, window_corners_px
+from ptyinr.geometry import MARGIN, ROUNDED, Canvas, window_corners_px
 
 GEOMETRY = ScanGeometry(wavelength_m=1e-10, distance_m=1.0, detector_pixel_m=1e-4, window=(50, 100))  # 20 and 10 nm
 RANGE = ScanRange((1e-6, 5e-6), (3e-6, 6e-6))  # 100 x 100 px around (2 um, 5.5 um)
@@ -25,6 +25,19 @@ def test_positions_grow_towards_larger_indices():
     corners = window_corners_px(positions, GEOMETRY, RANGE)
     assert corners[1, 0] > corners[0, 0]
     assert corners[2, 1] > corners[0, 1]
+
+
+@given(st.integers(-5000, 5000), st.integers(-5000, 5000))
+def test_a_whole_pixel_is_whole_whatever_the_division_leaves(row, column):
+    """0.99999 of a pixel would shift the probe, and wrap what it has at its rim."""
+    positions = np.array([2e-6, 5.5e-6]) + np.array([[row, column]]) * GEOMETRY.pixel_m
+    assert window_corners_px(positions, GEOMETRY, RANGE).tolist() == [[row - 25.0, column - 50.0]]
+
+
+def test_a_fraction_of_a_pixel_is_kept():
+    positions = np.array([2e-6, 5.5e-6]) + np.array([[0.123456789, 0.5]]) * GEOMETRY.pixel_m
+    corners = window_corners_px(positions, GEOMETRY, RANGE)
+    np.testing.assert_allclose(corners, [[0.123456789 - 25, 0.5 - 50]], rtol=0, atol=10.0**-ROUNDED)
 
 
 def test_the_canvas_holds_the_commanded_range_and_its_margin():

@@ -25,7 +25,8 @@ def pair():
 
 def one(predicted, measured, noise=PHOTONS, **settings):
     """The loss of a single pixel."""
-    return amplitude_distance(torch.tensor([[[predicted]]]), torch.tensor([[[measured]]]), settings_of(**settings), noise)
+    pixels = (torch.tensor([[[value]]]) for value in (predicted, measured))
+    return amplitude_distance(*pixels, settings_of(**settings), noise)
 
 
 def settings_of(**changes):
