@@ -54,7 +54,7 @@ def variants(ours: ptyinr.TrainerSettings) -> Iterator[tuple[str, str, ptyinr.Tr
     for kind in ("auto", "smooth_l1", "l1", "l2", "poisson"):
         yield f"S17 {kind}", "defocused", replace(ours, loss=replace(ours.loss, kind=kind))
     alone = replace(ours.object, detail=False)
-    yield "S17 w0 ours", "defocused", replace(ours, object=alone)
+    yield "S17 w0 left to us", "defocused", replace(ours, object=alone)
     for w0 in (30.0, 90.0, 300.0):
         yield f"S17 w0 {w0:.0f}", "defocused", replace(ours, object=replace(alone, w0=w0))
     yield "ours", "defocused", ours
@@ -93,7 +93,9 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="a part of a row's name, as `S16` or `ours`")
     arguments.add_argument("--object", default="maze", help="maze, star, cells or tungsten")
     arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--noises", default=",".join(NOISES))
     chosen = arguments.parse_args()
+    noises = chosen.noises.split(",")
     torch.set_num_threads(1)
     field = object_of(chosen.object, chosen.seed)
     if field is None:
@@ -102,16 +104,16 @@ def main() -> None:
     scans = {
         (lens, noise): simulate(GEOMETRY, field, probe_of(lens), corners, noise=SimulatedNoise(noise), seed=chosen.seed)
         for lens in LENSES
-        for noise in NOISES
+        for noise in noises
     }
-    head(["", "lens", *(cell for noise in NOISES for cell in (f"object, {noise}", "probe"))])
+    head(["", "lens", *(cell for noise in noises for cell in (f"object, {noise}", "probe"))])
     flat = flat_score(scans["defocused", "none"], ramp=True)
-    row(["flat object", "", *(f"{flat.amplitude:.1f} / {flat.phase:.1f}", "") * len(NOISES)])
+    row(["flat object", "", *(f"{flat.amplitude:.1f} / {flat.phase:.1f}", "") * len(noises)])
     for name, lens, settings in variants(ptyinr.TrainerSettings(seed=chosen.seed)):
         if chosen.only not in name:
             continue
         cells = []
-        for noise in NOISES:
+        for noise in noises:
             found = measured(scans[lens, noise], settings, chosen.seconds)
             there = np.isfinite(found.amplitude)
             cells += [f"{found.amplitude:.1f} / {found.phase:.1f}" if there else "NaN"]
