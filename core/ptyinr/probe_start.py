@@ -54,6 +54,8 @@ SAME = 0.7
 """Overlap from which on two refined probes are one answer."""
 ALIKE = 0.9
 """Overlap from which on two candidates are not worth refining both."""
+ANOTHER = 0.5
+"""Overlap below which a candidate is another answer from the beginning."""
 SURE = 0.15
 """Confidence from which on a start is trusted without more frames."""
 
@@ -154,12 +156,17 @@ def blind_start(
 def _shortlist(
     tried: dict[tuple[float, float], float], mean: Tensor, phases: list[Tensor]
 ) -> list[tuple[float, float]]:
-    """Focus, and the best of what was tried, no two alike."""
+    """Focus, the best of what was tried, no two alike, and last the best that is quite another answer.
+
+    Without that one nothing might speak against the winner: frames that all come from one place are explained by any
+    probe, and the best of them were alike.
+    """
     ranked = [(0.0, 0.0), *sorted(tried, key=lambda pair: tried[pair])]
     probes = _defocused(mean, phases, ranked)
     kept: list[int] = []
     while len(kept) < SHORTLIST and len(ranked) > len(kept):
-        alike = overlaps(probes[kept], probes).amax(0) >= ALIKE if kept else torch.zeros(len(ranked), dtype=torch.bool)
+        most = ALIKE if len(kept) < SHORTLIST - 1 else ANOTHER
+        alike = overlaps(probes[kept], probes).amax(0) >= most if kept else torch.zeros(len(ranked), dtype=torch.bool)
         left = (~alike).nonzero().flatten().tolist()
         if not left:
             break
