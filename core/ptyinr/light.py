@@ -21,6 +21,10 @@ def bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple
     return (int(first[0]), int(first[1])), (int(shape[0]), int(shape[1]))
 
 
+SPARSE = 10.0
+"""Windows over each pixel, below which a scan has no frame to spare."""
+
+
 def windows_a_pixel(corners_px: np.ndarray, window: tuple[int, int]) -> float:
     """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do."""
     distances = np.abs(corners_px[:, None] - corners_px[None]).max(2)

@@ -25,6 +25,9 @@ from torch import Tensor
 
 from .noise import Noise
 
+FEW_PHOTONS = 5.0
+"""A pixel, where photons fall: below it the likelihood is the loss."""
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -99,6 +102,12 @@ def roughness(field: Tensor, settings: LossSettings, measurements: int) -> Tenso
         cost = cost + ((squares / settings.prior**2 + 1).sqrt() - 1).sum()
     # A root photon's noise is 1/2: squares of distances weigh 2, and half squares 4, as much as the likelihood does.
     return cost / (measurements * (1.0 if settings.kind == "poisson" else 4.0))
+
+
+def photons_a_pixel(amplitudes: Tensor) -> float:
+    """Photons that share a pixel with a typical photon: (n, h, w) root photons, below 0 where nothing was measured."""
+    photons = amplitudes.clamp(min=0).square().double()
+    return float(photons.square().sum() / photons.sum().clamp(min=1e-12))
 
 
 def amplitude_error(predicted: Tensor, measured: Tensor) -> Tensor:

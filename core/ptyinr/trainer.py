@@ -32,8 +32,8 @@ from .dataset import Dataset
 from .detail import grown
 from .geometry import Canvas, window_corners_px
 from .hashgrid import TABLE_UNIT
-from .light import LEAST_LIGHT, bounding_box, illumination, windows_a_pixel
-from .losses import amplitude_distance, amplitude_error, roughness
+from .light import LEAST_LIGHT, SPARSE, bounding_box, illumination, windows_a_pixel
+from .losses import FEW_PHOTONS, amplitude_distance, amplitude_error, photons_a_pixel, roughness
 from .model import PtychoModel, energy
 from .noise import Noise, estimate_noise
 from .probe_start import SAME, SURE, ProbeStart, blind_start, overlaps
@@ -59,10 +59,6 @@ EVALUATION_PIXELS = 2**18
 """Of the object at a time, when a snapshot is taken."""
 MOST_TRIES = 3
 """Of the blind start, each with twice the frames of the one before, while it is not sure."""
-FEW_PHOTONS = 5.0
-"""A pixel, where photons fall: below it the likelihood is the loss."""
-SPARSE = 10.0
-"""Windows over each pixel: with fewer, pixels are held out instead of frames."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +309,7 @@ class Trainer:
             counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
             self.noise = estimate_noise(counts, trusted)
         if self._loss_settings.kind == "auto":
-            squares = amplitudes.clamp(min=0).square()
-            photons = float(squares.square().sum() / squares.sum().clamp(min=1e-12)) / self.noise.gain
+            photons = photons_a_pixel(amplitudes) / self.noise.gain
             self._loss_settings = replace(self._loss_settings, kind="poisson" if photons < FEW_PHOTONS else "smooth_l1")
         sparse = windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE
         if self.settings.holdout_of == "pixels" or (self.settings.holdout_of == "auto" and sparse):
@@ -373,8 +368,11 @@ class Trainer:
         return torch.view_as_complex(torch.from_numpy(values)).to(self.device) * brightness
 
     def _blind_start(self, rows: np.ndarray) -> ProbeStart:
-        corners = torch.from_numpy(self.dataset.corners_px[rows])
-        return blind_start(self.dataset.shown(rows), corners, self.geometry, self._random)
+        """A start in counts, found in photons."""
+        corners, counts = torch.from_numpy(self.dataset.corners_px[rows]), self.dataset.shown(rows)
+        unit = self.noise.gain**0.5
+        start = blind_start(torch.where(counts < 0, -1, counts / unit), corners, self.geometry, self._random)
+        return replace(start, probe=start.probe * unit)
 
     def _should_try_again(self, start: ProbeStart) -> bool:
         tries = start.frames / self.settings.start_frames
