@@ -80,7 +80,7 @@ def test_positions_with_a_wrong_sign_do_not_fit(scan, trainer_of):
         batch = scan.batch()
         middle = (np.array(scan.scan_range.lower_m) + scan.scan_range.upper_m) / 2
         mirrored = dataclasses.replace(batch, positions_m=middle + (batch.positions_m - middle) * sign)
-        trainer = trainer_of(scan, mirrored, steps=40)
+        trainer = trainer_of(scan, mirrored, steps=30)
         errors.append(trainer.snapshot().metrics["heldout_error"])
     assert min(errors[1:]) > 2 * errors[0]
 
@@ -101,8 +101,8 @@ def test_positions_with_a_wrong_sign_do_not_fit(scan, trainer_of):
 def test_every_choice_learns(scan, trainer_of, changes):
     trainer = trainer_of(scan, steps=1, **changes)
     before = trainer.snapshot().metrics["heldout_error"]
-    trained(trainer, 40)
-    assert trainer.snapshot().metrics["heldout_error"] < 0.5 * before
+    trained(trainer, 25)
+    assert trainer.snapshot().metrics["heldout_error"] < 0.6 * before
 
 
 def test_a_probe_of_several_modes_is_taken_as_it_is_and_scaled_to_the_photons(scan, trainer_of):
@@ -140,7 +140,7 @@ def test_frames_held_out_are_never_trained_on(scan, trainer_of, monkeypatch):
 def test_the_same_seed_gives_the_same_result_bit_for_bit(scan, trainer_of):
     def result(seed):
         trainer = trainer_of(scan, given=False, seed=seed, start_frames=20)
-        losses = [trainer.step().loss for _ in range(8)]
+        losses = [trainer.step().loss for _ in range(4)]
         return losses, trainer.snapshot()
 
     (losses, one), (same, two), (others, three) = result(0), result(0), result(1)
@@ -196,7 +196,7 @@ def test_a_detector_that_writes_many_counts_a_photon_learns_the_same_object(scan
 def test_bfloat16_trains_as_float32_does(scan, trainer_of):
     errors = {}
     for precision in ("float32", "bfloat16"):
-        trainer = trainer_of(scan, precision=precision, steps=40)
+        trainer = trainer_of(scan, precision=precision, steps=25)
         errors[precision] = trainer.snapshot().metrics["heldout_error"]
     assert errors["bfloat16"] == pytest.approx(errors["float32"], rel=0.2)
 

@@ -315,21 +315,16 @@ def test_fewer_frames_than_the_blind_start_waits_for_are_reconstructed_at_the_cl
     assert b.sink.only("close", "a")["frames_lost"] == 52
 
 
-def test_a_single_frame_is_reconstructed(bench):
-    b = bench(blind=True, refine_s=0.0)
-    b.begin("a", [3])
-    b.close("a", paired=1)
-    assert b.phases == {"a": "done"}
-    assert b.sink.only("final", "a").indices.tolist() == [3]
-
-
-def test_a_scan_of_which_every_frame_is_held_out_fails_when_it_closes(bench):
-    b = bench()
-    b.begin("a", [5])
+@pytest.mark.parametrize(("frames", "left"), [([3], 1), ([5], 0)])
+@pytest.mark.parametrize("blind", [True, False])
+def test_fewer_than_two_frames_to_train_on_fail_when_the_scan_closes(bench, blind, frames, left):
+    """Frame 5 is held out."""
+    b = bench(blind=blind, refine_s=0.0)
+    b.begin("a", frames)
     b.close("a", paired=1)
     b.work(2)
     assert b.phases == {"a": "failed"}
-    assert "no frame to train on" in b.engine.status.error
+    assert f"frames to train on: {left}" in b.engine.status.error
     assert b.sink.of("a") == ["open", "close"]
 
 
