@@ -25,8 +25,8 @@ from torch import Tensor
 
 from .noise import Noise
 
-FEW_PHOTONS = 5.0
-"""A pixel, where photons fall: below it the likelihood is the loss."""
+FEW_PHOTONS = 10.0
+"""That share a pixel with a typical photon, itself included: below it the likelihood is the loss."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class LossSettings:
     """lambda: weight of the mean |P| over max |P|, for the first `regularised_steps` (k). 1e-2 and 50 in the paper: it
     holds a probe of random weights together."""
     regularised_steps: int = 50
-    prior: float = 0.1
+    prior: float | None = None
     """Change of the object from a pixel to the next that is nothing unusual; larger ones cost in proportion, as edges
-    do in total variation. 0 is no prior."""
+    do in total variation. 0 is no prior; None takes 0.1, or 0.03 where photons are many but windows hardly overlap."""
 
     def __post_init__(self) -> None:
         if min(self.beta, 1.0 if self.unit is None else self.unit) <= 0:
             raise ValueError(f"beta and unit must be positive: {self}")
-        if min(self.regularisation, self.regularised_steps, self.prior) < 0:
+        if min(self.regularisation, self.regularised_steps, self.prior or 0.0) < 0:
             raise ValueError(f"a regularisation, its steps and a prior are never negative: {self}")
 
 
@@ -96,10 +96,11 @@ def roughness(field: Tensor, settings: LossSettings, measurements: int) -> Tenso
 
     sum(sqrt(1 + |d|^2 / prior^2) - 1) over all differences d of neighbours, as a negative log-probability.
     """
+    prior = settings.prior or 1.0
     cost = torch.zeros((), device=field.device)
     for difference in (field[1:] - field[:-1], field[:, 1:] - field[:, :-1]):
         squares = difference.real.square() + difference.imag.square()
-        cost = cost + ((squares / settings.prior**2 + 1).sqrt() - 1).sum()
+        cost = cost + ((squares / prior**2 + 1).sqrt() - 1).sum()
     # A root photon's noise is 1/2: squares of distances weigh 2, and half squares 4, as much as the likelihood does.
     return cost / (measurements * (1.0 if settings.kind == "poisson" else 4.0))
 

@@ -26,11 +26,11 @@ class TrainerSettings:
     """Where no probe is given: `blind` finds one in the first frames; `random` leaves it to the probe's networks."""
     object_rate: float = 1e-3
     """Of Adam."""
-    probe_rate: float = 1e-3
+    probe_rate: float = 3e-3
     """Of the networks behind the probe's hash grids, or of its pixels, in units of the brightest."""
-    table_rate: float = 3e-2
+    table_rate: float = 9e-2
     """Of the hash grids' tables, in units of their initial spread."""
-    detail_rate: float = 1e-2
+    detail_rate: float = 6e-2
     """Of the object's free pixels; it falls with the square of the others."""
     preconditioned: bool = True
     """Divide the object's gradient by the light that each pixel received."""

@@ -57,6 +57,7 @@ FRAMES_PER_TILE = 16
 """Pixels of the frames in a step, in units of the pixels of their tile."""
 EVALUATION_PIXELS = 2**18
 """Of the object at a time, when a snapshot is taken."""
+PRIOR, PRIOR_WHERE_SPARSE = 0.1, 0.03
 MOST_TRIES = 3
 """Of the blind start, each with twice the frames of the one before, while it is not sure."""
 
@@ -123,7 +124,7 @@ class Trainer:
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = _compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
-        self._loss_settings = self.settings.loss
+        self._loss_settings, self._object_settings = self.settings.loss, self.settings.object
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -308,12 +309,7 @@ class Trainer:
             trusted = (amplitudes >= 0).cpu().numpy()
             counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
             self.noise = estimate_noise(counts, trusted)
-        if self._loss_settings.kind == "auto":
-            photons = photons_a_pixel(amplitudes) / self.noise.gain
-            self._loss_settings = replace(self._loss_settings, kind="poisson" if photons < FEW_PHOTONS else "smooth_l1")
-        sparse = windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE
-        if self.settings.holdout_of == "pixels" or (self.settings.holdout_of == "auto" and sparse):
-            self.dataset.hold_out_pixels()
+        self._choose(amplitudes, windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE)
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
             photons = float(self.dataset.photons(rows).mean())
@@ -328,14 +324,28 @@ class Trainer:
             reference = self.start.probe
         return self._make(reference)
 
+    def _choose(self, amplitudes: Tensor, sparse: bool) -> None:
+        """What the settings leave to the data."""
+        few = photons_a_pixel(amplitudes) / self.noise.gain < FEW_PHOTONS
+        loss, objects = self._loss_settings, self._object_settings
+        if loss.kind == "auto":
+            loss = replace(loss, kind="poisson" if few else "smooth_l1")
+        if loss.prior is None:
+            loss = replace(loss, prior=PRIOR_WHERE_SPARSE if sparse and not few else PRIOR)
+        if objects.detail is None:
+            objects = replace(objects, detail=not sparse)
+        self._loss_settings, self._object_settings = loss, objects
+        if self.settings.holdout_of == "pixels" or (self.settings.holdout_of == "auto" and sparse):
+            self.dataset.hold_out_pixels()
+
     def _make(self, reference: Tensor) -> PtychoModel:
         """Networks around a probe, and their optimiser."""
         torch.manual_seed(self.settings.seed)
         upper, lower = np.array(self.scan_range.upper_m), np.array(self.scan_range.lower_m)
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
-        frequency = self.settings.object.frequency(field_px, 1.0)
+        frequency = self.settings.object.frequency(field_px)
         model, self._averaged = (
-            PtychoModel(reference, self.canvas, self.settings.object, self.settings.probe, frequency) for _ in range(2)
+            PtychoModel(reference, self.canvas, self._object_settings, self.settings.probe, frequency) for _ in range(2)
         )
         self._averaged.load_state_dict(model.state_dict())
         grids = [grid.grid for grid in model.probe.grids]
