@@ -210,7 +210,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--results", type=Path, help="JSON lines; what is in it is not run again")
     arguments.add_argument("--ptychi", type=Path, help="Python of an environment with pty-chi; none: ours alone")
-    arguments.add_argument("--only", default="", help="a part of a case's name, as `maze 95 % none blind`")
+    arguments.add_argument("--only", default="", help="a part of a case's name, as `maze 95 %% none blind`")
     arguments.add_argument("--methods", default=",".join(METHODS))
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--scale", type=float, default=1.0, help="of all seconds, to try it out")
