@@ -26,6 +26,9 @@ What decided (2026-11-25; the Siemens star, and simulated HXN probes near focus 
 * Ten photons in the brightest pixel (285 a frame): steps towards the measured amplitudes found overlaps of 0.66 to 0.97
   (alpha 1) or diverged (alpha 0.1); steps along the likelihood, alpha 1, found 0.91 to 0.97 in eight scans of eight.
 * At window overlaps of 50 and 30 % every probe explains the frames, and the best was often wrong (overlap 0.2 to 0.5).
+* The probe moves after eight frames, not after each: overlap with the truth at 300, 1,000, 3,000, 30,000 photons a
+  frame 0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight; near focus 0.91 to 0.97 and 0.96 to 0.99;
+  the star 0.85 to 0.94 and 0.78 to 0.88, and the same after 40 s of training.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ REFINE_PASSES = 30
 """Overlap with the converged probe of the Siemens star: 0.73 after none, 0.86 after 20, 0.88 after 60 (2026-11-22)."""
 ALPHA = 0.1
 """Of rPIE: the part of the brightest intensity in what a step is divided by. 1 where photons are few."""
+GROUP = 8
+"""Frames whose wishes are put together before the probe moves."""
 BACKGROUND = 0.1
 """Of the mean intensity, added to both sides of a likelihood's step: a lone photon in the dark shall not rule it."""
 JUDGES = 6
@@ -65,7 +70,7 @@ ANOTHER = 0.5
 """Overlap below which a candidate is another answer from the beginning."""
 SURE_WHERE_SPARSE = 0.25
 """The same where windows hardly overlap; below it, focus is taken."""
-SURE = 0.15
+SURE = 0.06
 """Confidence from which on a start is trusted without more frames."""
 
 
@@ -275,15 +280,26 @@ class _Rpie:
 
     def sweep(self, random: np.random.Generator) -> Tensor:
         """Show the object every frame once, in random order: (k,) mean errors before each was used."""
-        frames = random.permutation(len(self._amplitudes)).tolist()
-        return torch.stack([self._update(j, with_probe=False) for j in frames]).mean(0).cpu()
+        total = torch.zeros(len(self._spectra), device=self._spectra.device)
+        for j in random.permutation(len(self._amplitudes)).tolist():
+            window, probes, change, errors = self._changed(j)
+            window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
+            total += errors
+        return total.cpu() / len(self._amplitudes)
 
     def refine(self, passes: int, random: np.random.Generator) -> None:
         """Update objects, then probes too, with the frames that are not kept apart."""
         shown = np.flatnonzero(~self._apart)
         for step in range(SETTLING_PASSES + passes):
-            for j in random.permutation(shown).tolist():
-                self._update(j, with_probe=step >= SETTLING_PASSES)
+            for group in np.array_split(random.permutation(shown), -(-len(shown) // GROUP)):
+                wanted, power = torch.zeros_like(self._spectra), torch.zeros_like(self._spectra.real)
+                for j in group.tolist():
+                    window, probes, change, _ = self._changed(j)
+                    wanted += torch.fft.fft2(window.conj() * change) * self._ramps[j].conj()
+                    power += window.real.square() + window.imag.square()
+                    window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
+                if step >= SETTLING_PASSES:
+                    self._spectra += torch.fft.fft2(torch.fft.ifft2(wanted) / self._softened(power))
 
     def judged(self) -> Tensor:
         """Relative squared errors (k,) of the frames kept apart, or of all if there are none."""
@@ -302,7 +318,8 @@ class _Rpie:
         squares = (self._predicted - self._wanted).square().sum((1, 2))
         return window, probes, squares / self._wanted.square().sum((1, 2)).clamp(min=1e-12)
 
-    def _update(self, j: int, *, with_probe: bool) -> Tensor:
+    def _changed(self, j: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What frame `j` sees, as `_predict`, and between them how its exit waves (k, h, w) ought to change."""
         window, probes, errors = self._predict(j)
         if self._likelihood:
             intensity = self._predicted.square()
@@ -310,14 +327,8 @@ class _Rpie:
             factor = ((self._wanted.square() + background) / (intensity + background) - 1) / 2
         else:
             factor = self._wanted / self._predicted.clamp(min=1e-6) - 1
-        change = torch.fft.ifft2(factor * self._waves, norm="ortho")
-        if with_probe:
-            self._spectra += torch.fft.fft2(_step(window, change, self._alpha)) * self._ramps[j].conj()
-        window += _step(probes, change, self._alpha)
-        return errors
+        return window, probes, torch.fft.ifft2(factor * self._waves, norm="ortho"), errors
 
-
-def _step(factor: Tensor, change: Tensor, alpha: float) -> Tensor:
-    """What the other factor of an exit wave gains from a change of it: (k, h, w) each."""
-    power = factor.real.square() + factor.imag.square()
-    return factor.conj() * change / torch.lerp(power.amax((1, 2), keepdim=True), power, 1 - alpha)
+    def _softened(self, power: Tensor) -> Tensor:
+        """What a step is divided by: the brightness of the other factor (k, h, w), nowhere near 0."""
+        return torch.lerp(power.amax((1, 2), keepdim=True), power, 1 - self._alpha)
