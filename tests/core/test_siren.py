@@ -67,7 +67,7 @@ def test_the_first_frequency_is_in_radians_a_pixel_whatever_the_extent():
 @pytest.mark.parametrize("field_px", [60.0, 241.0, 4000.0])
 def test_the_papers_w0_is_the_same_number_of_waves_across_the_field(field_px):
     """On coordinates from -1 to 1: w0 x = (2 w0 / field) pixels."""
-    frequency = ObjectSettings(w0=30.0).frequency(field_px, 1.0)
+    frequency = ObjectSettings(w0=30.0).frequency(field_px)
     assert frequency * field_px / 2 == pytest.approx(30.0)
     torch.manual_seed(1)
     network = ObjectField(ObjectSettings(), 500.0, first_frequency=frequency).networks[0]
@@ -79,9 +79,9 @@ def test_the_papers_w0_is_the_same_number_of_waves_across_the_field(field_px):
 
 
 def test_w0_overrules_a_frequency_which_overrules_the_choice():
-    assert ObjectSettings(first_frequency=0.7).frequency(100.0, 1.0) == 0.7
-    assert ObjectSettings(first_frequency=0.7, w0=20.0).frequency(100.0, 1.0) == pytest.approx(0.4)
-    chosen = [ObjectSettings().frequency(field_px, 1.0) for field_px in (50.0, 5000.0)]
+    assert ObjectSettings(first_frequency=0.7).frequency(100.0) == 0.7
+    assert ObjectSettings(first_frequency=0.7, w0=20.0).frequency(100.0) == pytest.approx(0.4)
+    chosen = [ObjectSettings().frequency(field_px) for field_px in (50.0, 5000.0)]
     assert chosen[0] == chosen[1] > 0  # a network means the same whatever the field's size
 
 
