@@ -102,7 +102,7 @@ def test_every_choice_learns(scan, trainer_of, changes):
     trainer = trainer_of(scan, steps=1, **changes)
     before = trainer.snapshot().metrics["heldout_error"]
     trained(trainer, 25)
-    assert trainer.snapshot().metrics["heldout_error"] < 0.6 * before
+    assert trainer.snapshot().metrics["heldout_error"] < 0.75 * before
 
 
 def test_a_probe_of_several_modes_is_taken_as_it_is_and_scaled_to_the_photons(scan, trainer_of):
