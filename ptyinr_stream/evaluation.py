@@ -164,7 +164,7 @@ def _require_fit(result: Result, scan: RecordedScan, pixel_m: tuple[float, float
 def _error(result: Result, scan: RecordedScan | None) -> tuple[NDArray[np.bool_] | None, Misfit | None]:
     if scan is None:
         return None, None
-    n = result.holdout
+    n = 0 if "heldout_pixels" in result.attributes else result.holdout  # then every frame was trained on
     heldout = result.indices % n == n // 2 if n > 1 else np.zeros(len(result.indices), bool)
     counts = scan.counts[result.indices]
     return heldout, misfit(result.object, result.probe, result.positions_px, counts, heldout, scan.mask)

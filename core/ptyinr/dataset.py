@@ -26,12 +26,14 @@ class Dataset:
         self.whole = True
         """Whether all counts came as integers."""
         self._holdout = holdout
-        self._by_pixel = False
+        self.by_pixel = False
+        """Whether pixels of every frame are held out instead of frames."""
         self._amplitudes = torch.empty((0, *window), device=device)
         self._corners = np.empty((0, 2))
         self._indices = np.empty(0, np.int64)
         self._held = np.empty(0, np.bool_)
         self._photons = np.empty(0)
+        self._trusted = np.empty(0, np.int64)
         self._size = 0
 
     def __len__(self) -> int:
@@ -54,6 +56,7 @@ class Dataset:
         else:  # anything may stand in a masked pixel
             mask = np.broadcast_to(batch.mask, counts.shape)
             amplitudes = np.where(mask, np.sqrt(counts, where=mask, out=np.zeros_like(counts)), -1)
+        self._trusted[start:stop] = (amplitudes >= 0).sum((1, 2))
         corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
         self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
         self._photons[start:stop] = np.square(amplitudes, where=amplitudes > 0, out=np.zeros_like(amplitudes)).sum(
@@ -68,7 +71,7 @@ class Dataset:
     @property
     def training(self) -> NDArray[np.int64]:
         """Rows to train on."""
-        return np.arange(self._size) if self._by_pixel else np.flatnonzero(~self._held[: self._size])
+        return np.arange(self._size) if self.by_pixel else np.flatnonzero(~self._held[: self._size])
 
     @property
     def lit_training(self) -> NDArray[np.int64]:
@@ -81,11 +84,11 @@ class Dataset:
     @property
     def heldout(self) -> NDArray[np.int64]:
         """Rows that measure the error, by all of their pixels or by those held out."""
-        return np.arange(self._size) if self._by_pixel else np.flatnonzero(self._held[: self._size])
+        return np.arange(self._size) if self.by_pixel else np.flatnonzero(self._held[: self._size])
 
     def hold_out_pixels(self) -> None:
         """From now on hold out every n-th pixel of every frame instead of every n-th frame."""
-        self._by_pixel = self._holdout > 0
+        self.by_pixel = self._holdout > 0
 
     @property
     def corners_px(self) -> NDArray[np.float64]:
@@ -101,6 +104,10 @@ class Dataset:
         """(n,) trusted photons of each frame."""
         return self._photons[rows]
 
+    def trusted(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) trusted pixels of each frame."""
+        return self._trusted[rows]
+
     def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) float32 on the device."""
         return self._amplitudes[torch.from_numpy(rows).to(self._amplitudes.device)]
@@ -108,12 +115,12 @@ class Dataset:
     def shown(self, rows: NDArray[np.int64]) -> Tensor:
         """The same with -1 where only a judge may look."""
         amplitudes = self.amplitudes(rows)
-        return torch.where(self._kept_apart(rows), -1, amplitudes) if self._by_pixel else amplitudes
+        return torch.where(self._kept_apart(rows), -1, amplitudes) if self.by_pixel else amplitudes
 
     def judged(self, rows: NDArray[np.int64]) -> Tensor:
         """The same with -1 where training has looked, if pixels are held out."""
         amplitudes = self.amplitudes(rows)
-        return torch.where(self._kept_apart(rows), amplitudes, -1) if self._by_pixel else amplitudes
+        return torch.where(self._kept_apart(rows), amplitudes, -1) if self.by_pixel else amplitudes
 
     def _kept_apart(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) True at the pixels held out: a lattice without neighbours that moves from frame to frame."""
@@ -135,3 +142,4 @@ class Dataset:
         self._indices = np.concatenate([self._indices, np.empty(room, np.int64)])
         self._held = np.concatenate([self._held, np.empty(room, np.bool_)])
         self._photons = np.concatenate([self._photons, np.empty(room)])
+        self._trusted = np.concatenate([self._trusted, np.empty(room, np.int64)])

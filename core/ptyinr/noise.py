@@ -66,8 +66,12 @@ def estimate_noise(counts: NDArray[Any], mask: NDArray[np.bool_] | None = None) 
     dark = seen & (mean <= np.quantile(mean[seen], DARK_PART))
     values = counts[:, dark][trusted[:, dark]]
     empty = float((values == 0).mean())
-    variance = (float(np.median(values[values > 0])) / 0.6745) ** 2 if 0.35 < empty < 0.65 else 0.0
-    return Noise(_gain(counts[trusted], 8 * variance**0.5), variance)
+    variance = 0.0
+    if 0.35 < empty < 0.65:
+        low, middle = np.quantile(values[values > 0], (0.1, 0.5))
+        if low < 0.5 * middle:  # 0.19 for a Gaussian; lone photons are all alike
+            variance = (float(middle) / 0.6745) ** 2
+    return Noise(_gain(counts[trusted], variance**0.5), variance)
 
 
 def _smooth(image: NDArray[Any]) -> NDArray[Any]:
@@ -77,12 +81,18 @@ def _smooth(image: NDArray[Any]) -> NDArray[Any]:
     return image
 
 
-def _gain(values: NDArray[Any], above: float) -> float:
-    """Counts a photon, if the counts come in steps and many are of one photon; 1 if not."""
-    lit = np.sort(values[values > above]).astype(np.float64)
+def _gain(values: NDArray[Any], sigma: float) -> float:
+    """Counts a photon, if the counts come in steps and many are of one photon; 1 if not.
+
+    Those of one photon scatter by the Gaussian's `sigma`; an evenly lit aperture, which is a step too, by more.
+    """
+    lit = np.sort(values[values > 8 * sigma]).astype(np.float64)
     if len(lit) < 10:
         return 1.0
-    one = float(np.median(lit[lit < 1.5 * lit[0]]))
+    one = float(lit[0])
+    for _ in range(2):  # the lowest of many lies some sigmas below one photon
+        one = float(np.median(lit[lit < 1.5 * one]))
     parts = lit / one
-    single, between = (parts < 1.25).sum(), ((parts > 1.25) & (parts < 1.75)).sum()
-    return one if single > 0.2 * len(lit) and between <= 0.01 * single else 1.0
+    single, between = parts[parts < 1.25], ((parts > 1.25) & (parts < 1.75)).sum()
+    alike = single.std() <= 1.5 * sigma / one + 1e-3
+    return one if alike and len(single) > 0.2 * len(lit) and between <= 0.01 * len(single) else 1.0

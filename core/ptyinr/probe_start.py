@@ -69,10 +69,10 @@ ALIKE = 0.9
 """Overlap from which on two candidates are not worth refining both."""
 ANOTHER = 0.5
 """Overlap below which a candidate is another answer from the beginning."""
-SURE_WHERE_SPARSE = 0.25
-"""The same where windows hardly overlap; below it, focus is taken."""
 SURE = 0.06
 """Confidence from which on a start is trusted without more frames."""
+SURE_WHERE_SPARSE = 0.25
+"""The same where windows hardly overlap; below it, focus is taken."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def blind_start(
     engine.refine(SHORT_PASSES, random)
     errors = engine.judged()
     first = int(errors.argmin())
-    apart = overlaps(engine.probes[first : first + 1], engine.probes)[0] < SAME
+    apart = overlaps(engine.probes[first : first + 1], engine.probes)[0].cpu() < SAME
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
     if confidence < SURE_WHERE_SPARSE and windows_a_pixel(corners_px.numpy(), geometry.window) < SPARSE:

@@ -28,12 +28,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .choices import checked_probe, compute_dtype, decided, random_reference
 from .dataset import Dataset
 from .detail import grown
 from .geometry import Canvas, window_corners_px
 from .hashgrid import TABLE_UNIT
 from .light import LEAST_LIGHT, SPARSE, bounding_box, illumination, windows_a_pixel
-from .losses import FEW_PHOTONS, amplitude_distance, amplitude_error, photons_a_pixel, roughness
+from .losses import amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel, energy
 from .noise import Noise, estimate_noise
 from .probe_start import SAME, SURE, ProbeStart, blind_start, overlaps
@@ -57,7 +58,6 @@ FRAMES_PER_TILE = 16
 """Pixels of the frames in a step, in units of the pixels of their tile."""
 EVALUATION_PIXELS = 2**18
 """Of the object at a time, when a snapshot is taken."""
-PRIOR, PRIOR_WHERE_SPARSE = 0.1, 0.03
 MOST_TRIES = 3
 """Of the blind start, each with twice the frames of the one before, while it is not sure."""
 
@@ -117,14 +117,15 @@ class Trainer:
         self.rollbacks = 0
         self.start: ProbeStart | None = None
         self.noise = Noise()
-        self._given_probe = None if probe is None else _checked_probe(probe, geometry.window)
+        self._given_probe = None if probe is None else checked_probe(probe, geometry.window)
         if self._given_probe is None and self.settings.probe.fixed:
             raise ValueError("the probe is to stay fixed: give it")
         self._model: PtychoModel | None = None
         self._random = np.random.default_rng(self.settings.seed)
-        self._dtype = _compute_dtype(self.settings.precision, self.device)
+        self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
-        self._loss_settings, self._object_settings = self.settings.loss, self.settings.object
+        self._decided = self.settings
+        """With what was left to the data."""
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -173,9 +174,9 @@ class Trainer:
             light = illumination(corners - first, probe.detach(), shape)
             tile.register_hook(lambda gradient: gradient / (light + ILLUMINATION_FLOOR))
         predicted = predicted_amplitude(tile, probe, torch.from_numpy(corners - first))
-        loss = amplitude_distance(predicted, self.dataset.shown(rows), self._loss_settings, self.noise)
-        if self._loss_settings.prior:
-            loss = loss + roughness(tile, self._loss_settings, self._measured_in(first, shape))
+        loss = amplitude_distance(predicted, self.dataset.shown(rows), self._decided.loss, self.noise)
+        if self._decided.loss.prior:
+            loss = loss + roughness(tile, self._decided.loss, self._measured_in(first, shape))
         if self.steps < self.settings.loss.regularised_steps and self.settings.loss.regularisation:
             loss = loss + self.settings.loss.regularisation * probe.abs().mean() / probe.detach().abs().max()
         self._optimiser.zero_grad(set_to_none=True)
@@ -207,12 +208,12 @@ class Trainer:
         if self._model is None:
             raise ValueError("there is nothing to judge before the first step")
         judges, best = self._judges(), self._best
-        error = self._error(judges)
         same = np.array_equal(judges, best.judges)
-        compared = error if same or not len(best.judges) else self._error(best.judges)
+        errors = self._errors(judges) if same or not len(best.judges) else self._errors(judges, best.judges)
+        error, compared = errors[0], errors[-1]
         if math.isfinite(best.error) and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best.error:
             self._roll_back()
-            return self._error(judges)
+            return self._errors(judges)[0]
         if math.isfinite(error) and (not same or error < best.error):
             state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
             self._best = _Best(error, judges, state)
@@ -241,6 +242,8 @@ class Trainer:
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
         if len(self.dataset.heldout):
             metrics["heldout_error"] = self._squared_error(seen, probe, first)
+        if self.dataset.by_pixel:
+            metrics["heldout_pixels"] = 1 / self.settings.holdout  # of every frame: no frame is unseen
         if self.start is not None:
             metrics["start_confidence"] = self.start.confidence
         part = tuple(slice(f - c, f - c + n) for f, c, n in zip(first, self.canvas.corner, shape, strict=True))
@@ -273,11 +276,12 @@ class Trainer:
             self._best = replace(self._best, state=self._best.state | {"detail.values": pixels})
 
     def _measured_in(self, first: tuple[int, int], shape: tuple[int, int]) -> int:
-        """Pixels of all training frames that lie in a part of the object."""
-        corners = self.dataset.corners_px[self.dataset.training] - first
+        """Trusted pixels of all training frames that lie in a part of the object."""
+        rows = self.dataset.training
+        corners = self.dataset.corners_px[rows] - first
         room = np.array(shape) - self.geometry.window
-        inside = ((corners >= 0) & (corners < room + 1)).all(1).sum()
-        return int(inside) * math.prod(self.geometry.window)
+        inside = ((corners >= 0) & (corners < room + 1)).all(1)
+        return max(1, int(self.dataset.trusted(rows[inside]).sum()))
 
     def _draw(self) -> np.ndarray:
         """The frames of a step."""
@@ -309,7 +313,10 @@ class Trainer:
             trusted = (amplitudes >= 0).cpu().numpy()
             counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
             self.noise = estimate_noise(counts, trusted)
-        self._choose(amplitudes, windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE)
+        sparse = windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE
+        self._decided = decided(self.settings, amplitudes, self.noise, sparse)
+        if self._decided.holdout_of == "pixels":
+            self.dataset.hold_out_pixels()
         if self._given_probe is not None:
             reference = self._given_probe.to(self.device)
             photons = float(self.dataset.photons(rows).mean())
@@ -318,25 +325,11 @@ class Trainer:
             if not self.settings.probe.fixed:
                 reference = reference * (photons / energy(reference)).sqrt()
         elif self.settings.start == "random":
-            reference = self._random_reference(amplitudes)
+            reference = random_reference(amplitudes, self.settings.probe, self._random)
         else:
             self.start = self._blind_start(rows)
             reference = self.start.probe
         return self._make(reference)
-
-    def _choose(self, amplitudes: Tensor, sparse: bool) -> None:
-        """What the settings leave to the data."""
-        few = photons_a_pixel(amplitudes) / self.noise.gain < FEW_PHOTONS
-        loss, objects = self._loss_settings, self._object_settings
-        if loss.kind == "auto":
-            loss = replace(loss, kind="poisson" if few else "smooth_l1")
-        if loss.prior is None:
-            loss = replace(loss, prior=PRIOR_WHERE_SPARSE if sparse and not few else PRIOR)
-        if objects.detail is None:
-            objects = replace(objects, detail=not sparse)
-        self._loss_settings, self._object_settings = loss, objects
-        if self.settings.holdout_of == "pixels" or (self.settings.holdout_of == "auto" and sparse):
-            self.dataset.hold_out_pixels()
 
     def _make(self, reference: Tensor) -> PtychoModel:
         """Networks around a probe, and their optimiser."""
@@ -345,7 +338,7 @@ class Trainer:
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
         frequency = self.settings.object.frequency(field_px)
         model, self._averaged = (
-            PtychoModel(reference, self.canvas, self._object_settings, self.settings.probe, frequency) for _ in range(2)
+            PtychoModel(reference, self.canvas, self._decided.object, self.settings.probe, frequency) for _ in range(2)
         )
         self._averaged.load_state_dict(model.state_dict())
         grids = [grid.grid for grid in model.probe.grids]
@@ -365,18 +358,6 @@ class Trainer:
         self._model = model
         return model
 
-    def _random_reference(self, amplitudes: Tensor) -> Tensor:
-        """Of a probe that random weights will make: as bright as the frames, in a spot that diffracts as widely."""
-        mean = amplitudes.clamp(min=0).square().mean(0)
-        spread = float(mean.sum().square() / mean.square().sum().clamp(min=1e-12))  # pixels that are lit
-        area = max(1.0, mean.numel() / spread)
-        brightness = float(mean.sum() / area) ** 0.5
-        shape = (1, *self.geometry.window)
-        if self.settings.probe.kind == "network":
-            return torch.full(shape, brightness, dtype=torch.complex64, device=self.device)
-        values = self._random.normal(size=(*shape, 2)).astype(np.float32)
-        return torch.view_as_complex(torch.from_numpy(values)).to(self.device) * brightness
-
     def _blind_start(self, rows: np.ndarray) -> ProbeStart:
         """A start in counts, found in photons."""
         corners, counts = torch.from_numpy(self.dataset.corners_px[rows]), self.dataset.shown(rows)
@@ -394,12 +375,12 @@ class Trainer:
 
     def _try_again(self, before: ProbeStart) -> PtychoModel:
         """Look for the probe in twice the frames; training begins anew if another one explains them better."""
-        self.start = self._blind_start(self._first_rows(2 * before.frames))
+        found = self._blind_start(self._first_rows(2 * before.frames))
         trained = self._averaged.probe().detach()
-        same = float(overlaps(self.start.probe, trained[:1])[0, 0]) >= SAME
-        if same or self.start.confidence <= before.confidence:
-            return self._trained
-        return self._make(self.start.probe)
+        same = float(overlaps(found.probe, trained[:1])[0, 0]) >= SAME
+        better = found.confidence > before.confidence
+        self.start = found if same or better else replace(before, frames=found.frames)
+        return self._make(found.probe) if better and not same else self._trained
 
     def _first_rows(self, most: int | None = None) -> np.ndarray:
         """Frames that a probe is found in, or scaled to: neighbours around the middle one of those that came.
@@ -447,16 +428,19 @@ class Trainer:
         return judges[:: -(-len(judges) // MOST_JUDGES)]
 
     @torch.no_grad()
-    def _error(self, judges: np.ndarray) -> float:
-        """Mean loss of the averaged weights on what is held out of some frames."""
-        first, shape = bounding_box(self.dataset.corners_px[judges], self.geometry.window)
+    def _errors(self, *judges: np.ndarray) -> list[float]:
+        """Mean losses of the averaged weights on what is held out of some frames, and of some others."""
+        first, shape = bounding_box(self.dataset.corners_px[np.concatenate(judges)], self.geometry.window)
         seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
-        total = 0.0
-        for rows in self._parts(judges):
-            predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
-            loss = amplitude_distance(predicted, self.dataset.judged(rows), self._loss_settings, self.noise)
-            total += loss.item() * len(rows)
-        return total / len(judges)
+        errors = []
+        for frames in judges:
+            total = 0.0
+            for rows in self._parts(frames):
+                predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
+                loss = amplitude_distance(predicted, self.dataset.judged(rows), self._decided.loss, self.noise)
+                total += loss.item() * len(rows)
+            errors.append(total / len(frames))
+        return errors
 
     @torch.no_grad()
     def _squared_error(self, seen: Tensor, probe: Tensor, first: tuple[int, int]) -> float:
@@ -480,24 +464,3 @@ def _evaluate(field: Callable[..., Tensor], first: tuple[int, int], shape: tuple
         for start in range(0, shape[0], rows)
     ]
     return torch.cat(strips)
-
-
-def _checked_probe(probe: np.ndarray, window: tuple[int, int]) -> Tensor:
-    modes = np.asarray(probe)
-    modes = modes[None] if modes.ndim == 2 else modes
-    if modes.ndim != 3 or modes.shape[1:] != window:
-        raise ValueError(f"the probe has shape {np.shape(probe)}: the frames need (modes, {window[0]}, {window[1]})")
-    if not np.isfinite(modes).all() or not np.abs(modes).any():
-        raise ValueError("the probe must be finite and not zero everywhere")
-    return torch.from_numpy(modes.astype(np.complex64))
-
-
-def _compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    if precision != "auto":
-        return torch.bfloat16 if precision == "bfloat16" else torch.float32
-    if device.type == "cuda":
-        return torch.bfloat16
-    # Without the instructions bfloat16 is emulated, slower than float32. Older torch cannot tell.
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
-    return torch.bfloat16 if fast else torch.float32

@@ -48,7 +48,9 @@ def test_sparse_scans_hold_out_pixels_and_dense_ones_frames(simulate, trainer_of
     by_pixel = of == "pixels" or (of == "auto" and sparse)
     whole, held = len(scan.counts), held_frames(scan, 10).sum()
     assert len(trainer.dataset.training) == (whole if by_pixel else whole - held)
-    assert trainer.snapshot().metrics["heldout_error"] > 0
+    metrics = trainer.snapshot().metrics
+    assert metrics["heldout_error"] > 0
+    assert metrics.get("heldout_pixels") == (0.1 if by_pixel else None)
 
 
 @pytest.mark.parametrize("holdout", [4, 10])

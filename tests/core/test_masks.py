@@ -97,3 +97,11 @@ def test_the_gradient_at_masked_measurements_is_exactly_nothing(seed, part):
     for gradient in (predicted.grad, measured.grad):
         assert not gradient[~mask].any()
         assert gradient[mask].all()
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_the_prior_weighs_against_trusted_pixels_alone(scan, trainer_of, each):
+    mask = np.broadcast_to(detector(scan, each), scan.counts.shape)
+    trainer = trainer_of(scan, spoiled(scan, mask, 0, np.uint32), steps=1)
+    corner, shape = trainer.canvas.corner, trainer.canvas.shape
+    assert trainer._measured_in(corner, shape) == mask[trainer.dataset.training].sum()

@@ -30,7 +30,9 @@ def shaken(module, by=1.0):
 
 
 def model_of(modes=2, objects=None, scale=1.0, **probe):
-    return PtychoModel(reference(modes) * scale, CANVAS, objects or ObjectSettings(width=16, detail=True), ProbeSettings(**probe))
+    return PtychoModel(
+        reference(modes) * scale, CANVAS, objects or ObjectSettings(width=16, detail=True), ProbeSettings(**probe)
+    )
 
 
 def look(model, *where):

@@ -69,6 +69,20 @@ def test_photons_written_as_floats_are_photons():
     assert estimate_noise(measured(np.random.default_rng(0)).astype(np.float32)) == Noise()
 
 
+@settings(max_examples=15, deadline=None)
+@given(st.floats(100, 1e5), seeds)
+def test_an_evenly_lit_aperture_is_no_photon(brightest, seed):
+    disc = np.where(RADIUS < 9, brightest, 0.0) * np.ones((FRAMES, 1, 1))
+    assert estimate_noise(np.random.default_rng(seed).poisson(disc).astype(float)) == Noise()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(0.5, 0.95), seeds)
+def test_lone_photons_in_the_dark_are_no_gaussian(darkest, seed):
+    counts = np.random.default_rng(seed).poisson(light(200) + darkest).astype(float)
+    assert estimate_noise(counts) == Noise()
+
+
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, -7.0, 1e30, 1.3])
 @pytest.mark.parametrize("each", [False, True])
 def test_what_stands_in_masked_pixels_has_no_effect(garbage, each):

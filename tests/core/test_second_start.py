@@ -73,3 +73,14 @@ def test_a_second_answer_that_is_the_first_one_costs_no_training(scan, trainer_o
     weights = [name for name in after if "field" in name and "weight" in name]
     assert max(float((after[name] - before[name]).abs().max()) for name in weights) < 1e-2
     assert torch.equal(after["probe.reference"], before["probe.reference"])
+
+
+def test_a_second_answer_that_is_less_sure_is_not_told(scan, trainer_of, monkeypatch):
+    trainer = begun(scan, trainer_of)
+    before = trainer.start
+    other = dataclasses.replace(before, probe=before.probe.flip(1).conj(), confidence=-1.0, frames=40)
+    monkeypatch.setattr(trainer, "_blind_start", lambda rows: other)
+    monkeypatch.setattr("ptyinr.trainer.overlaps", lambda *_: torch.zeros(1, 1))
+    trainer.append(scan.batch(first=24))
+    trainer.step()
+    assert trainer.start == dataclasses.replace(before, frames=40)

@@ -140,6 +140,12 @@ def test_without_a_hold_out_no_frame_is_called_held_out(scan, written):
     assert error.trained < 0.3
 
 
+def test_where_pixels_were_held_out_no_frame_is_called_held_out(scan, written):
+    result = written()
+    result = replace(result, attributes=result.attributes | {"heldout_pixels": 0.1})
+    assert evaluate(result, scan=scan).error.heldout is None
+
+
 def test_a_reference_is_an_opinion(written):
     evaluation = evaluate(written(error=0.05), reference=written("other", shift=(1, 1), error=0.05, seed=1))
     assert evaluation.compared is None

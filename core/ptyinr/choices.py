@@ -1,0 +1,80 @@
+"""What the settings leave open, decided by the first frames or the device, and probes that no search has found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .losses import FEW_PHOTONS, photons_a_pixel
+from .model import ProbeSettings
+from .noise import Noise
+from .settings import TrainerSettings
+
+PRIOR, PRIOR_WHERE_SPARSE = 0.1, 0.03
+
+
+def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse: bool) -> TrainerSettings:
+    """The settings without `auto` and None.
+
+    Args:
+        settings: as the user gave them.
+        amplitudes: (n, h, w) root counts of the first frames, below 0 where nothing was measured.
+        noise: of the detector.
+        sparse: whether windows hardly overlap.
+    """
+    few = photons_a_pixel(amplitudes) / noise.gain < FEW_PHOTONS
+    loss, objects, of = settings.loss, settings.object, settings.holdout_of
+    if loss.kind == "auto":
+        loss = replace(loss, kind="poisson" if few else "smooth_l1")
+    if loss.prior is None:
+        loss = replace(loss, prior=PRIOR_WHERE_SPARSE if sparse and not few else PRIOR)
+    if objects.detail is None:
+        objects = replace(objects, detail=not sparse)
+    if of == "auto":
+        of = "pixels" if sparse else "frames"
+    return replace(settings, loss=loss, object=objects, holdout_of=of)
+
+
+def random_reference(amplitudes: Tensor, settings: ProbeSettings, random: np.random.Generator) -> Tensor:
+    """(1, h, w) complex of a probe that random weights will make: as bright as the frames (n, h, w) in root counts.
+
+    It fills a spot that diffracts as widely as they do; free pixels start at random around that brightness.
+    """
+    mean = amplitudes.clamp(min=0).square().mean(0)
+    lit = float(mean.sum().square() / mean.square().sum().clamp(min=1e-12))
+    brightness = float(mean.sum() / max(1.0, mean.numel() / lit)) ** 0.5
+    shape = (1, *mean.shape)
+    if settings.kind == "network":
+        return torch.full(shape, brightness, dtype=torch.complex64, device=mean.device)
+    values = random.normal(size=(*shape, 2)).astype(np.float32)
+    return torch.view_as_complex(torch.from_numpy(values)).to(mean.device) * brightness
+
+
+def checked_probe(probe: np.ndarray, window: tuple[int, int]) -> Tensor:
+    """(modes, h, w) complex64.
+
+    Raises:
+        ValueError: it has another size than the window, is not finite, or is zero everywhere.
+    """
+    modes = np.asarray(probe)
+    modes = modes[None] if modes.ndim == 2 else modes
+    if modes.ndim != 3 or modes.shape[1:] != window:
+        raise ValueError(f"the probe has shape {np.shape(probe)}: the frames need (modes, {window[0]}, {window[1]})")
+    if not np.isfinite(modes).all() or not np.abs(modes).any():
+        raise ValueError("the probe must be finite and not zero everywhere")
+    return torch.from_numpy(modes.astype(np.complex64))
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Of the object's hidden layers: what `precision` names, or bfloat16 where the device computes with it."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16
+    # Without the instructions bfloat16 is emulated, slower than float32. Older torch cannot tell.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if fast else torch.float32
