@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .hashgrid import GridSettings
@@ -64,6 +64,12 @@ class TrainerSettings:
             )
         if self.start == "random" and self.probe.kind == "modulation":
             raise ValueError("a modulation needs a probe to modulate: start at random with kind 'network' or 'pixels'")
+
+
+def random_start(settings: TrainerSettings) -> TrainerSettings:
+    """The same with a probe of random weights as the paper has it: normalised, centred, regularised at first."""
+    probe = replace(settings.probe, kind="network", normalisation="maximum", centred=True)
+    return replace(settings, start="random", probe=probe, loss=replace(settings.loss, regularisation=1e-2))
 
 
 def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSettings:

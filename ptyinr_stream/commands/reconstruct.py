@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ptyinr_stream.commands import DeviceOption, ScanArgument, out, require_writable, valid_settings
+from ptyinr_stream.errors import ConfigError
+
+
+class Start(StrEnum):
+    """Where a probe that is not given comes from."""
+
+    blind = "blind"
+    random = "random"
 
 
 def reconstruct(
@@ -19,6 +29,13 @@ def reconstruct(
     probe: Annotated[
         Path | None, typer.Option(help="Start from this probe (.npy, or `probe` of an HDF5 file); default: find it.")
     ] = None,
+    known_probe: Annotated[bool, typer.Option("--known-probe", help="Leave the given probe as it is.")] = False,
+    start: Annotated[
+        Start, typer.Option(help="Without --probe: find it in the first frames, or begin with random weights.")
+    ] = Start.blind,
+    published: Annotated[
+        bool, typer.Option("--published", help="The settings of the published program, random start included.")
+    ] = False,
     holdout: Annotated[
         int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
     ] = 10,
@@ -31,7 +48,7 @@ def reconstruct(
     object array, in frame order), `coverage` (H, W), and as attributes pixel size, frames, steps, seconds, version
     and configuration. A picture is written beside it.
     """
-    from ptyinr.settings import TrainerSettings
+    from ptyinr.settings import TrainerSettings, random_start, upstream_settings
     from ptyinr_stream.device import choose_device
     from ptyinr_stream.formats.ptyinr_h5 import read_scan
     from ptyinr_stream.offline import reconstruct as train
@@ -40,13 +57,22 @@ def reconstruct(
     from ptyinr_stream.terminal import say, watching
 
     require_writable(output)
+    if known_probe and probe is None:
+        raise ConfigError("--known-probe: there is no --probe to leave as it is")
     recorded = read_scan(scan)
+    settings = (
+        upstream_settings(seed=seed) if published else valid_settings(TrainerSettings, holdout=holdout, seed=seed)
+    )
+    if start is Start.random:
+        settings = random_start(settings)
+    if known_probe:
+        settings = replace(settings, probe=replace(settings.probe, fixed=True))
     with watching(out, seconds) as progress:
         snapshot = train(
             recorded,
             output,
             seconds=seconds,
-            settings=valid_settings(TrainerSettings, holdout=holdout, seed=seed),
+            settings=settings,
             probe=None if probe is None else read_probe(probe),
             device=choose_device(device),
             progress=progress,

@@ -9,14 +9,16 @@ from importlib.metadata import version
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from ptyinr.metrics import phase_correlation
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer
 from ptyinr.types import Batch
+from ptyinr_stream.cli import app
 from ptyinr_stream.data import siemens_star, siemens_star_reference
-from ptyinr_stream.errors import PublishError, ScanFileError
-from ptyinr_stream.formats.ptyinr_h5 import read_scan
+from ptyinr_stream.errors import ConfigError, PublishError, ScanFileError
+from ptyinr_stream.formats.ptyinr_h5 import read_scan, write_scan
 from ptyinr_stream.offline import reconstruct
 
 pytestmark = pytest.mark.system
@@ -105,3 +107,31 @@ def test_the_measured_star_is_found_without_a_probe_in_sixty_steps():
     theirs, corners = reference["lsqml_1mode_object"], reference["lsqml_1mode_corners_px"]
     # 0.918 and 0.928 with two seeds, 0.938 with frames held out.
     assert phase_correlation(found.object, found.positions_px, theirs, corners, star.geometry.window) >= 0.85
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--start", "random"], ["--published"], ["--probe", "PROBE", "--known-probe"], ["--probe", "PROBE"]],
+    ids=" ".join,
+)
+def test_the_command_starts_as_it_is_told(simulated, tmp_path, options):
+    scan, probe, out = tmp_path / "scan.h5", tmp_path / "probe.npy", tmp_path / "out.h5"
+    write_scan(scan, simulated)
+    np.save(probe, np.ones(simulated.geometry.window, np.complex64))
+    given = [str(probe) if option == "PROBE" else option for option in options]
+    done = CliRunner().invoke(app, ["reconstruct", str(scan), "--output", str(out), "--seconds", "0.1", *given])
+    assert done.exit_code == 0, done.output
+    with h5py.File(out) as file:
+        found = np.asarray(file["probe"])[0]
+        settings = json.loads(file.attrs["configuration"])["settings"]
+    assert settings["start"] == ("random" if "random" in options or "--published" in options else "blind")
+    assert np.array_equal(found, np.load(probe)) == ("--known-probe" in options)
+
+
+def test_a_known_probe_must_be_given(simulated, tmp_path):
+    scan = tmp_path / "scan.h5"
+    write_scan(scan, simulated)
+    with pytest.raises(ConfigError, match="there is no --probe"):
+        CliRunner().invoke(
+            app, ["reconstruct", str(scan), "--output", str(tmp_path / "o.h5"), "--known-probe"], catch_exceptions=False
+        )
