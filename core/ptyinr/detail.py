@@ -21,17 +21,20 @@ from torch import Tensor, nn
 from .geometry import Canvas
 
 BETAS = (0.9, 0.99)
+_MOMENTS = ("mean", "square", "visits")
 
 
 class Detail(nn.Module):
     """Complex pixels on a canvas, and the moments that Adam keeps of their gradients."""
 
-    def __init__(self, canvas: Canvas, device: torch.device) -> None:
+    def __init__(self, canvas: Canvas, device: torch.device, *, learning: bool = True) -> None:
+        """Without `learning` there are no moments: averaged pixels only follow."""
         super().__init__()
         self._canvas = canvas
-        for name in ("values", "mean", "square"):
-            self.register_buffer(name, torch.zeros((*canvas.shape, 2), device=device), persistent=name == "values")
-        self.register_buffer("visits", torch.zeros((*canvas.shape, 1), device=device), persistent=False)
+        self.register_buffer("values", torch.zeros((*canvas.shape, 2), device=device))
+        for name in _MOMENTS if learning else ():
+            depth = 1 if name == "visits" else 2
+            self.register_buffer(name, torch.zeros((*canvas.shape, depth), device=device), persistent=False)
 
     def part(self, first: tuple[int, int], shape: tuple[int, int]) -> Tensor:
         """(H, W) complex copy of the pixels from `first` (anchored) on."""
@@ -49,7 +52,7 @@ class Detail(nn.Module):
 
     def forget(self) -> None:
         """Start the moments anew."""
-        for name in ("mean", "square", "visits"):
+        for name in _MOMENTS:
             self.get_buffer(name).zero_()
 
     def cover(self, canvas: Canvas) -> None:

@@ -126,15 +126,20 @@ class PtychoModel(nn.Module):
         objects: ObjectSettings,
         probes: ProbeSettings,
         first_frequency: float = 0.5,
+        *,
+        learning: bool = True,
     ) -> None:
-        """`reference` (modes, h, w) complex, in root photons; `canvas` gives the extent of the coordinates."""
+        """`reference` (modes, h, w) complex, in root photons; `canvas` gives the extent of the coordinates.
+
+        `learning` is False of a copy that follows another model's weights.
+        """
         super().__init__()
         extent_px, device = max(canvas.shape) / 2, reference.device
         if objects.kind == "siren":
             self.field = ObjectField(objects, extent_px, first_frequency).to(device)
         else:
             self.field = GridField(objects, extent_px, probes.grid, device)
-        self.detail = Detail(canvas, device) if objects.detail else None
+        self.detail = Detail(canvas, device, learning=learning) if objects.detail else None
         self.probe = ProbeField(reference, probes)
 
     def object(self, first: tuple[int, int], shape: tuple[int, int], dtype: torch.dtype = torch.float32) -> Tensor:

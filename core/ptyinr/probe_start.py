@@ -27,7 +27,8 @@ What decided (2026-11-25; the Siemens star, and simulated HXN probes near focus 
   (alpha 1) or diverged (alpha 0.1); steps along the likelihood, alpha 1, found 0.91 to 0.97 in eight scans of eight.
 * At window overlaps of 50 and 30 % every probe explains the frames, and the best was often wrong (overlap 0.2 to 0.5).
 * The probe moves after four frames, not after each: overlap with the truth at 300, 1,000, 3,000, 30,000 photons a frame
-  0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight; near focus 0.91 to 0.97 and 0.96 to 0.99; the
+  0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight (four was not tried there); near focus 0.91 to
+  0.97 with each, 0.96 to 0.99 with eight; the
   star 0.85 to 0.94 and 0.78 to 0.88, and the same after 40 s of training. With eight an astigmatic lens was missed
   (0.80; 0.998 with four).
 """
@@ -160,7 +161,10 @@ def blind_start(
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
     if confidence < SURE_WHERE_SPARSE and windows_a_pixel(corners_px.numpy(), geometry.window) < SPARSE:
-        first = answers.index((0.0, 0.0))  # frames that hardly overlap fit any probe; a beamline works near focus
+        # Frames that hardly overlap fit any probe; a beamline works near focus.
+        first, confidence = answers.index((0.0, 0.0)), 0.0
+    if len(amplitudes) <= JUDGES:
+        confidence = 0.0  # no frame was kept apart, and any probe explains the frames it was fitted to
 
     engine = _Rpie(_defocused(mean, phases, answers[first : first + 1]), amplitudes, corners_px, few)
     engine.refine(REFINE_PASSES, random)

@@ -338,7 +338,8 @@ class Trainer:
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
         frequency = self.settings.object.frequency(field_px)
         model, self._averaged = (
-            PtychoModel(reference, self.canvas, self._decided.object, self.settings.probe, frequency) for _ in range(2)
+            PtychoModel(reference, self.canvas, self._decided.object, self.settings.probe, frequency, learning=learning)
+            for learning in (True, False)
         )
         self._averaged.load_state_dict(model.state_dict())
         grids = [grid.grid for grid in model.probe.grids]
