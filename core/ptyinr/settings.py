@@ -30,7 +30,7 @@ class TrainerSettings:
     """Of the networks behind the probe's hash grids, or of its pixels, in units of the brightest."""
     table_rate: float = 9e-2
     """Of the hash grids' tables, in units of their initial spread."""
-    detail_rate: float = 6e-2
+    detail_rate: float = 1e-2
     """Of the object's free pixels; it falls with the square of the others."""
     preconditioned: bool = True
     """Divide the object's gradient by the light that each pixel received."""
