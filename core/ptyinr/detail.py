@@ -9,8 +9,8 @@ with Adam, each in its own time, and are held back by the same prior (`losses.ro
   66.2 if it begins after 100 steps.
 * Ten photons in the brightest pixel: 30.6 / 31.4 without, 24.7 / 28.7 with it, 31.0 / 29.9 with it and the prior.
 * The Siemens star, 40 s, phase correlation: 0.943 without, 0.953, 0.966 with rates of 1e-2, 3e-2.
-* Gaussian noise of 100 counts, 95 %, 10 s: 39.4 / 39.4 without, 37.8 / 41.5, 30.4 / 35.9, 29.5 / 34.8 with rates of 1e-2,
-  2e-2, 6e-2: what fast pixels take up before the network has learned comes out slowly where light is dim.
+* Gaussian noise of 100 counts, 95 %, 10 s: 39.4 / 39.4 without, 37.8 / 41.5, 30.4 / 35.9, 29.5 / 34.8 with rates of
+  1e-2, 2e-2, 6e-2: what fast pixels take up before the network has learned comes out slowly where light is dim.
 * 50 % overlap, no noise: 35.6 / 36.8 without, 31.6 / 30.2 and 24.6 / 20.0 with it (rates 3e-3, 1e-2): where windows
   hardly overlap, pixels fit what a network would have filled in. There is no detail then.
 """
