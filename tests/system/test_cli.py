@@ -361,13 +361,13 @@ def started(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Everything the process prints up to a line with some text."""
+    """Everything the process prints up to some text; from the pipe itself, since a buffer hides lines from `select`."""
     said = ""
     while text not in said:
         assert select.select([process.stdout], [], [], LONG_S)[0], f"it only said {said!r}"
-        line = process.stdout.readline()
-        assert line, f"it ended after {said!r}: {process.stderr.read()}"
-        said += line
+        part = os.read(process.stdout.fileno(), 65536).decode()
+        assert part, f"it ended after {said!r}: {process.stderr.read()}"
+        said += part
     return said
 
 
