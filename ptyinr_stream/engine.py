@@ -10,7 +10,6 @@ closed, or at once if it is, its final snapshot is taken with the training it ha
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
@@ -28,9 +27,6 @@ from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
 from ptyinr_stream.optics import scan_geometry, scan_plan
 
 _log = logging.getLogger(__name__)
-
-MOST_PIXELS = 2**28
-"""Of an object: 3 GB for each snapshot. A range that was commanded in nanometres asks for hundreds."""
 
 Phase = Literal["waiting for frames", "finding the probe", "training", "refining", "done", "failed"]
 
@@ -216,9 +212,6 @@ class Engine:
                 probe=self._probe,
                 device=self._device,
             )
-            if math.prod(trainer.canvas.shape) > MOST_PIXELS:
-                size = " x ".join(map(str, trainer.canvas.shape))
-                raise ValueError(f"the commanded range needs an object of {size} pixels: is it given in micrometres?")
         except ValueError as error:
             self._fail(scan, str(error))
             return None

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from .types import ScanGeometry, ScanRange
 
-MOST_PIXELS = 2**26
+MOST_PIXELS = 2**28
+"""Of a canvas: 3 GB for each snapshot. A range in nanometres or micrometres that is taken for metres asks for more."""
+MOST_GROWN_PIXELS = 2**26
 """Of a canvas that grows: half a gigabyte. Beyond it lies a broken encoder, not a sample."""
 MARGIN = 0.2
 """Of the commanded range, added to the canvas on each side: settling rows and overshoot stay on it."""
@@ -37,13 +39,23 @@ class Canvas:
 
     @classmethod
     def of(cls, geometry: ScanGeometry, scan_range: ScanRange) -> Canvas:
-        """The commanded range, a window, and a margin on each side."""
+        """The commanded range, a window, and a margin on each side.
+
+        Raises:
+            ValueError: the canvas would not fit into memory.
+        """
         half = [
             int(np.ceil((0.5 + MARGIN) * (upper - lower) / pixel + n / 2)) + 1
             for lower, upper, pixel, n in zip(
                 scan_range.lower_m, scan_range.upper_m, geometry.pixel_m, geometry.window, strict=True
             )
         ]
+        if 4 * half[0] * half[1] > MOST_PIXELS:
+            raise ValueError(
+                f"a range from {scan_range.lower_m} to {scan_range.upper_m} m needs an object of {2 * half[0]} x "
+                f"{2 * half[1]} pixels: is it given in micrometres? give metres, and leave out frames whose encoders "
+                f"failed"
+            )
         return cls(shape=(2 * half[0], 2 * half[1]), corner=(-half[0], -half[1]))
 
     def including(self, corners_px: NDArray[np.float64], window: tuple[int, int]) -> Canvas:
@@ -60,7 +72,7 @@ class Canvas:
         if not (below.any() or above.any()):
             return self
         size = upper - lower + np.ceil(2 * below) + np.ceil(2 * above)
-        if size.prod() > max(MOST_PIXELS, 2 * self.shape[0] * self.shape[1]):
+        if size.prod() > max(MOST_GROWN_PIXELS, 2 * self.shape[0] * self.shape[1]):
             raise ValueError(
                 f"windows at {first.tolist()} to {last.tolist()} px need a canvas of {size.tolist()} pixels, where "
                 f"the commanded range has {self.shape}: check the encoders and the commanded range"

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from .detail import Detail
 from .geometry import Canvas
 from .hashgrid import GridNetwork, GridSettings
-from .siren import ObjectField, ObjectSettings
+from .siren import FREQUENCY, ObjectField, ObjectSettings
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class PtychoModel(nn.Module):
         canvas: Canvas,
         objects: ObjectSettings,
         probes: ProbeSettings,
-        first_frequency: float = 0.5,
+        first_frequency: float = FREQUENCY,
         *,
         learning: bool = True,
     ) -> None:

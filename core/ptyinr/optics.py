@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .types import ScanGeometry
+from .types import ScanGeometry, require_lengths
 
 SUBPIXELS = 8
 """Along each axis of a detector pixel, over which the edge of an aperture is averaged."""
@@ -39,7 +39,7 @@ class ZonePlate:
     """Diameter of the central stop; 0 for none."""
 
     def __post_init__(self) -> None:
-        _require_lengths(diameter_m=self.diameter_m, outermost_zone_m=self.outermost_zone_m)
+        require_lengths(diameter_m=self.diameter_m, outermost_zone_m=self.outermost_zone_m)
         if not 0 <= self.stop_m < self.diameter_m:
             raise ValueError(
                 f"stop_m is {self.stop_m:g}: it must be at least 0, and less than the diameter, {self.diameter_m:g} m"
@@ -75,7 +75,7 @@ class LaueLenses:
 
     def __post_init__(self) -> None:
         for axis in (0, 1):
-            _require_lengths(**{f"aperture_m[{axis}]": self.aperture_m[axis], f"focus_m[{axis}]": self.focus_m[axis]})
+            require_lengths(**{f"aperture_m[{axis}]": self.aperture_m[axis], f"focus_m[{axis}]": self.focus_m[axis]})
 
     def rim(self, wavelength_m: float) -> tuple[float, float]:
         """The largest frequency along each axis, 1/m."""
@@ -165,12 +165,6 @@ def lit_diameter_m(probe: NDArray[np.complexfloating], pixel_m: tuple[float, flo
     order = radius.argsort()
     inside = np.cumsum(intensity.ravel()[order])
     return float(2 * np.interp(power, inside, radius[order]))
-
-
-def _require_lengths(**lengths_m: float) -> None:
-    for name, value in lengths_m.items():
-        if not (np.isfinite(value) and value > 0):
-            raise ValueError(f"{name} is {value}: it must be a positive, finite number of metres")
 
 
 def _require_fit(geometry: ScanGeometry, axis: int, rim: float, defocus_m: float) -> None:

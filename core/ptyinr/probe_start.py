@@ -26,11 +26,10 @@ What decided (2026-11-25; the Siemens star, and simulated HXN probes near focus 
 * Ten photons in the brightest pixel (285 a frame): steps towards the measured amplitudes found overlaps of 0.66 to 0.97
   (alpha 1) or diverged (alpha 0.1); steps along the likelihood, alpha 1, found 0.91 to 0.97 in eight scans of eight.
 * At window overlaps of 50 and 30 % every probe explains the frames, and the best was often wrong (overlap 0.2 to 0.5).
-* The probe moves after four frames, not after each: overlap with the truth at 300, 1,000, 3,000, 30,000 photons a frame
-  0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight (four was not tried there); near focus 0.91 to
-  0.97 with each, 0.96 to 0.99 with eight; the
-  star 0.85 to 0.94 and 0.78 to 0.88, and the same after 40 s of training. With eight an astigmatic lens was missed
-  (0.80; 0.998 with four).
+* The probe moves after four frames, not after each: overlap with the truth at 300, 1,000, 3,000, 30,000 photons a
+  frame 0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight (four was not tried there); near focus
+  0.91 to 0.97 with each, 0.96 to 0.99 with eight; the star 0.85 to 0.94 and 0.78 to 0.88, and the same after 40 s of
+  training. With eight an astigmatic lens was missed (0.80; 0.998 with four).
 """
 
 from __future__ import annotations
@@ -186,13 +185,13 @@ def _shortlist(
     ranked = [(0.0, 0.0), *sorted(tried, key=lambda pair: tried[pair])]
     probes = _defocused(mean, phases, ranked)
     kept: list[int] = []
-    while len(kept) < SHORTLIST and len(ranked) > len(kept):
-        most = ALIKE if len(kept) < SHORTLIST - 1 else ANOTHER
-        alike = overlaps(probes[kept], probes).amax(0) >= most if kept else torch.zeros(len(ranked), dtype=torch.bool)
-        left = (~alike).nonzero().flatten().tolist()
-        if not left:
+    nearest = torch.zeros(len(ranked), device=probes.device)  # overlap with the most alike of those that are kept
+    while len(kept) < SHORTLIST:
+        left = nearest < (ALIKE if len(kept) < SHORTLIST - 1 else ANOTHER)
+        if not left.any():
             break
-        kept.append(left[0])
+        kept.append(int(left.nonzero()[0]))
+        nearest = torch.maximum(nearest, overlaps(probes[kept[-1:]], probes)[0])
     return [ranked[k] for k in kept]
 
 

@@ -118,7 +118,7 @@ class ObjectField(nn.Module):
     never changes, so that trained weights stay valid while the field grows; beyond the extent the sines simply go on.
     """
 
-    def __init__(self, settings: ObjectSettings, extent_px: float, first_frequency: float = 0.5) -> None:
+    def __init__(self, settings: ObjectSettings, extent_px: float, first_frequency: float = FREQUENCY) -> None:
         super().__init__()
         starts = ((settings.start, 0.0),) if settings.shared else ((settings.start,), (0.0,))
         self.networks = nn.ModuleList(Siren(settings, first_frequency, extent_px, start) for start in starts)

@@ -81,6 +81,17 @@ class _Best:
     state: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """The averaged weights seen over all windows, in float32."""
+
+    first: tuple[int, int]
+    object: Tensor
+    """(H, W) from pixel `first` (anchored) on."""
+    probe: Tensor
+    """(modes, h, w)."""
+
+
 def annealed(progress: float) -> float:
     """Factor on the learning rates when `progress` of the given time, 0 to 1 and no more, is over.
 
@@ -207,18 +218,23 @@ class Trainer:
         """
         if self._model is None:
             raise ValueError("there is nothing to judge before the first step")
-        judges, best = self._judges(), self._best
+        return self._judge()[1][0]
+
+    def _judge(self) -> tuple[_Look, tuple[float, float]]:
+        """What `judge` says, with the look that it took and the squared error beside the loss."""
+        judges, best, look = self._judges(), self._best, self._look()
+        errors = self._errors(look, judges)
         same = np.array_equal(judges, best.judges)
-        errors = self._errors(judges) if same or not len(best.judges) else self._errors(judges, best.judges)
-        error, compared = errors[0], errors[-1]
+        compared = errors[0] if same or not len(best.judges) else self._errors(look, best.judges)[0]
         if math.isfinite(best.error) and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best.error:
             self._roll_back()
-            return self._errors(judges)[0]
-        if math.isfinite(error) and (not same or error < best.error):
+            look = self._look()
+            return look, self._errors(look, judges)
+        if math.isfinite(errors[0]) and (not same or errors[0] < best.error):
             state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
-            self._best = _Best(error, judges, state)
+            self._best = _Best(errors[0], judges, state)
             self._caution = min(1.0, RECOVERY * self._caution)
-        return error
+        return look, errors
 
     def snapshot(self, final: bool = False) -> Snapshot:
         """The reconstruction of this moment, from the averaged weights, evaluated in float32.
@@ -230,18 +246,18 @@ class Trainer:
         """
         if self._model is None:
             raise ValueError("there is nothing to show before the first step")
-        error = self.judge()
+        look, (error, squared_error) = self._judge()
         if final and np.array_equal(self._judges(), self._best.judges) and error > self._best.error:
             self._averaged.load_state_dict(self._best.state)
-        corners = self.dataset.corners_px
-        first, shape = bounding_box(corners, self.geometry.window)
-        with torch.no_grad():
-            seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
+            look = self._look()
+            squared_error = self._errors(look, self._judges())[1]
+        corners, (first, seen, probe) = self.dataset.corners_px, (look.first, look.object, look.probe)
+        shape = (seen.shape[0], seen.shape[1])
         light = illumination(corners - first, probe, shape)
         light[light < LEAST_LIGHT * light[light > 0].median()] = 0  # what the network says there is invention
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
         if len(self.dataset.heldout):
-            metrics["heldout_error"] = self._squared_error(seen, probe, first)
+            metrics["heldout_error"] = squared_error
         if self.dataset.by_pixel:
             metrics["heldout_pixels"] = 1 / self.settings.holdout  # of every frame: no frame is unseen
         if self.start is not None:
@@ -429,28 +445,21 @@ class Trainer:
         return judges[:: -(-len(judges) // MOST_JUDGES)]
 
     @torch.no_grad()
-    def _errors(self, *judges: np.ndarray) -> list[float]:
-        """Mean losses of the averaged weights on what is held out of some frames, and of some others."""
-        first, shape = bounding_box(self.dataset.corners_px[np.concatenate(judges)], self.geometry.window)
-        seen, probe = _evaluate(self._averaged.object, first, shape), self._averaged.probe()
-        errors = []
-        for frames in judges:
-            total = 0.0
-            for rows in self._parts(frames):
-                predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
-                loss = amplitude_distance(predicted, self.dataset.judged(rows), self._decided.loss, self.noise)
-                total += loss.item() * len(rows)
-            errors.append(total / len(frames))
-        return errors
+    def _look(self) -> _Look:
+        """Evaluate the averaged weights."""
+        first, shape = bounding_box(self.dataset.corners_px, self.geometry.window)
+        return _Look(first, _evaluate(self._averaged.object, first, shape), self._averaged.probe())
 
     @torch.no_grad()
-    def _squared_error(self, seen: Tensor, probe: Tensor, first: tuple[int, int]) -> float:
-        """Mean squared amplitude error, in counts, of an object whose first pixel is `first`."""
-        errors = []
-        for rows in self._parts(self._judges()):
-            predicted = predicted_amplitude(seen, probe, torch.from_numpy(self.dataset.corners_px[rows] - first))
-            errors.append(amplitude_error(predicted, self.dataset.judged(rows)))
-        return torch.cat(errors).mean().item()
+    def _errors(self, look: _Look, judges: np.ndarray) -> tuple[float, float]:
+        """Mean loss, and mean squared amplitude error in counts, on what is held out of some frames."""
+        losses, squares = 0.0, 0.0
+        for rows in self._parts(judges):
+            positions = torch.from_numpy(self.dataset.corners_px[rows] - look.first)
+            predicted, measured = predicted_amplitude(look.object, look.probe, positions), self.dataset.judged(rows)
+            losses += amplitude_distance(predicted, measured, self._decided.loss, self.noise).item() * len(rows)
+            squares += amplitude_error(predicted, measured).sum().item()
+        return losses / len(judges), squares / len(judges)
 
     def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
         most = max(1, EVALUATION_PIXELS // math.prod(self.geometry.window))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -14,8 +13,6 @@ from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 LOOKS = 20
 """How often the state is judged, so that the end is not worse than the best."""
-MOST_PIXELS = 2**28
-"""Of an object: 3 GB for each snapshot. Positions given in micrometres ask for more."""
 
 
 def train(trainer: Trainer, progress: Callable[[], float], each: Callable[[], object] | None = None) -> Snapshot:
@@ -78,13 +75,6 @@ def reconstruct(
     if counts.ndim != 3 or not counts.size:
         raise ValueError(f"counts {counts.shape} hold no frames: give (n, {geometry.window[0]}, {geometry.window[1]})")
     batch = Batch(np.arange(len(counts)), counts, np.asarray(positions_m, np.float64), mask)
-    lower, upper = batch.positions_m.min(axis=0), batch.positions_m.max(axis=0)
-    scan_range = ScanRange((float(lower[0]), float(lower[1])), (float(upper[0]), float(upper[1])))
-    trainer = Trainer(geometry, scan_range, settings, probe=probe, device=device)
-    if math.prod(trainer.canvas.shape) > MOST_PIXELS:
-        raise ValueError(
-            f"positions from {lower.tolist()} to {upper.tolist()} m need an object of {trainer.canvas.shape} pixels of "
-            f"{geometry.pixel_m} m: give metres, and leave out frames whose encoders failed"
-        )
+    trainer = Trainer(geometry, ScanRange.of(batch.positions_m), settings, probe=probe, device=device)
     trainer.append(batch)
     return train(trainer, lambda: trainer.steps / steps)

@@ -16,6 +16,17 @@ HC_KEV_M = 1.239841984e-9
 """Planck's constant times the speed of light, in keV m (CODATA 2018)."""
 
 
+def require_lengths(**lengths_m: float) -> None:
+    """Refuse lengths that cannot be.
+
+    Raises:
+        ValueError: one is not positive and finite; it is named.
+    """
+    for name, value in lengths_m.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value}: it must be a positive, finite number of metres")
+
+
 @dataclass(frozen=True)
 class ScanGeometry:
     """The optics of a far-field scan, from which the sample pixel is derived.
@@ -36,10 +47,7 @@ class ScanGeometry:
     """Rows and columns of the diffraction patterns, and so of the probe."""
 
     def __post_init__(self) -> None:
-        for name in ("wavelength_m", "distance_m", "detector_pixel_m"):
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value > 0):
-                raise ValueError(f"{name} is {value}: it must be a positive, finite number of metres")
+        require_lengths(**{name: getattr(self, name) for name in ("wavelength_m", "distance_m", "detector_pixel_m")})
         if min(self.window) < 8:
             raise ValueError(f"window is {self.window}: diffraction patterns need at least 8 x 8 pixels")
 
@@ -71,6 +79,12 @@ class ScanRange:
             raise ValueError(f"scan range {self.lower_m}..{self.upper_m} m is not finite")
         if self.upper_m[0] < self.lower_m[0] or self.upper_m[1] < self.lower_m[1]:
             raise ValueError(f"scan range {self.lower_m}..{self.upper_m} m runs backwards: give the lower corner first")
+
+    @classmethod
+    def of(cls, positions_m: NDArray[np.float64]) -> ScanRange:
+        """The extent of positions (n, 2)."""
+        lower, upper = positions_m.min(axis=0), positions_m.max(axis=0)
+        return cls((float(lower[0]), float(lower[1])), (float(upper[0]), float(upper[1])))
 
 
 @dataclass(frozen=True)

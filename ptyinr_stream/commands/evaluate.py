@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,8 +78,6 @@ def evaluate(
     }
     evaluation = judge(found, **known)
     if split_halves and recorded is not None:
-        from dataclasses import replace
-
         evaluation = replace(evaluation, halves=_halves(recorded, found, seconds, seed, device, quiet=json))
     numbers = write_report(evaluation, path)
     if json:
@@ -113,7 +112,7 @@ def _halves(scan: RecordedScan, result: Result, seconds: float, seed: int, devic
     """Both reconstructions, with the trainer's defaults but for the hold-out of the result."""
     from contextlib import nullcontext
 
-    from ptyinr.trainer import TrainerSettings
+    from ptyinr.settings import TrainerSettings
     from ptyinr.types import Snapshot
     from ptyinr_stream.device import choose_device
     from ptyinr_stream.halves import split_halves

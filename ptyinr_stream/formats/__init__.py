@@ -92,5 +92,4 @@ class RecordedScan:
     @property
     def scan_range(self) -> ScanRange:
         """The extent of the positions."""
-        lower, upper = self.positions_m.min(axis=0), self.positions_m.max(axis=0)
-        return ScanRange((float(lower[0]), float(lower[1])), (float(upper[0]), float(upper[1])))
+        return ScanRange.of(self.positions_m)

@@ -20,19 +20,13 @@ import numpy as np
 import torch
 from scans import extra, head, row
 
-from ptyinr.probe_start import blind_start
+from ptyinr.probe_start import blind_start, overlaps
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.formats.ptyinr_h5 import read_scan
 
 FRAMES = 60
 RIGHT = 0.7
 THREADS = 2
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest normalised cross-correlation of two fields over all shifts."""
-    product = np.fft.ifft2(np.fft.fft2(a) * np.conj(np.fft.fft2(b)))
-    return float(np.abs(product).max() / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def reference_probe(result: Path | None) -> np.ndarray | None:
@@ -86,9 +80,10 @@ def main() -> None:
         began = time.perf_counter()
         start = blind_start(amplitudes, torch.from_numpy(places), scan.geometry, np.random.default_rng(0))
         seconds = time.perf_counter() - began
-        near = (
-            float("nan") if reference is None else overlap(start.probe[0].numpy(), turned(reference, places, turns)[0])
-        )
+        near = float("nan")
+        if reference is not None:
+            wanted = np.ascontiguousarray(turned(reference, places, turns)[0][None])
+            near = float(overlaps(start.probe, torch.from_numpy(wanted))[0, 0])
         found.setdefault(kind, []).append((seconds, near))
         name = f"{kind} {rows[0]}..{rows[-1]}" + (f", {90 * turns} degrees" if kind == "turned" else "")
         defocus = " / ".join(f"{1e6 * z:.0f}" for z in start.defocus_m)

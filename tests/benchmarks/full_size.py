@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import time
 
-from scans import head, hxn_probe, row, score_of, trainer_of, tungsten
+from scans import head, hxn_scan, row, score_of, trainer_of
 
 import ptyinr
-from ptyinr.scans import raster
-from ptyinr.simulate import simulate
 from ptyinr.training import annealed
 from ptyinr_stream.device import choose_device
 
 SIDE, WINDOW, STEP = 241, 64, 3
 FIRST_LOOK_S = 10.0
-GEOMETRY = ptyinr.ScanGeometry(
-    wavelength_m=0.1239797e-9, distance_m=0.5, detector_pixel_m=55e-6, window=(WINDOW, WINDOW)
-)
 
 
 def run_full_size(name: str, seconds: float, device: str) -> None:
     """Train with our or the published settings; seconds by the clock, looks not counted."""
-    field, probe = tungsten(SIDE), hxn_probe(WINDOW)
-    if field is None or probe is None:
+    scan = hxn_scan(SIDE, WINDOW, STEP)
+    if scan is None:
         return
-    scan = simulate(GEOMETRY, field, probe, raster((SIDE - WINDOW, SIDE - WINDOW), (STEP, STEP)))
     settings = ptyinr.TrainerSettings() if name == "ours" else ptyinr.upstream_settings()
     trainer = trainer_of(scan, settings, device=choose_device(device))
     print(f"{name}, {trainer.device}, {len(scan.counts)} frames\n")

@@ -16,25 +16,15 @@ import time
 from dataclasses import replace
 
 import torch
-from scans import Score, head, hxn_probe, row, score_of, trainer_of, tungsten
+from scans import Score, head, hxn_scan, row, score_of, timed, trainer_of
 
 import ptyinr
-from ptyinr.losses import LossSettings
-from ptyinr.model import ProbeSettings
-from ptyinr.scans import raster
-from ptyinr.simulate import Simulation, simulate
+from ptyinr.settings import random_start
+from ptyinr.simulate import Simulation
 
 SIDE, WINDOW, STEP = 128, 64, 4
 WANTED_DB = 30.0
 LOOK_S = 1.0
-GEOMETRY = ptyinr.ScanGeometry(
-    wavelength_m=0.1239797e-9, distance_m=0.5, detector_pixel_m=55e-6, window=(WINDOW, WINDOW)
-)
-RANDOM = ptyinr.TrainerSettings(
-    start="random",
-    probe=ProbeSettings(kind="network", normalisation="maximum", centred=True),
-    loss=LossSettings(regularisation=1e-2, regularised_steps=50),
-)
 
 
 class Clock:
@@ -71,15 +61,6 @@ def until_wanted(scan: Simulation, settings: ptyinr.TrainerSettings, seconds: fl
     return clock, found, trainer.steps, ", ".join(f"{phase:.1f} at {at:.0f} s" for at, phase in way)
 
 
-def finished(
-    scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float
-) -> tuple[ptyinr.Trainer, ptyinr.Snapshot]:
-    """Train for some seconds of the processor, with rates that fall."""
-    began = time.process_time()
-    trainer = trainer_of(scan, settings)
-    return trainer, ptyinr.train(trainer, lambda: (time.process_time() - began) / seconds)
-
-
 def main() -> None:
     """Run and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -90,11 +71,11 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="a part of the name of a run")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
-    field, probe = tungsten(SIDE), hxn_probe(WINDOW)
-    if field is None or probe is None:
+    scan = hxn_scan(SIDE, WINDOW, STEP)
+    if scan is None:
         return
-    scan = simulate(GEOMETRY, field, probe, raster((SIDE - WINDOW, SIDE - WINDOW), (STEP, STEP)))
-    runs = {"swept": ptyinr.TrainerSettings(), "random": RANDOM, "published": ptyinr.upstream_settings()}
+    ours = ptyinr.TrainerSettings()
+    runs = {"swept": ours, "random": random_start(ours), "published": ptyinr.upstream_settings()}
     head(["start", "seed", "s to 30 dB", "by the clock", "steps", "object", "probe overlap", "phase PSNR"])
     for name, settings in runs.items():
         for seed in range(chosen.seeds if chosen.only in name else 0):
@@ -104,7 +85,7 @@ def main() -> None:
             cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"
             row([name, seed, *at, steps, *cells, way])
     for seed in range(chosen.seeds if chosen.only in "swept, finished" else 0):
-        trainer, snapshot = finished(scan, ptyinr.TrainerSettings(seed=seed), chosen.finish)
+        trainer, snapshot = timed(scan, replace(ours, seed=seed), chosen.finish)
         found = score_of(snapshot, scan, ramp=True)
         cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"
         row(["swept, finished", seed, f"after {chosen.finish:.0f}", "", trainer.steps, *cells, ""])

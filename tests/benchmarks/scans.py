@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import nan
 from pathlib import Path
 
@@ -17,11 +17,11 @@ import numpy as np
 
 import ptyinr
 from ptyinr.metrics import object_fidelity, overlap, probe_fidelity
-from ptyinr.optics import LaueLenses, ZonePlate, focused_probe
+from ptyinr.optics import LaueLenses, ZonePlate, cropped, focused_probe
 from ptyinr.phantoms import phantom
 from ptyinr.registration import registered, without_ramp
 from ptyinr.scans import overlap_step, raster
-from ptyinr.simulate import Simulation
+from ptyinr.simulate import Simulation, simulate
 
 WINDOW = 32
 SIDE = 96
@@ -61,20 +61,23 @@ def tungsten(side: int) -> np.ndarray | None:
     path = extra("hxn_simulation/tungsten_object_241.npy")
     if path is None:
         return None
-    whole = np.load(path)
-    start = (len(whole) - side) // 2
-    middle = whole[start : start + side, start : start + side]
+    middle = cropped(np.load(path), (side, side))
     return (middle / np.abs(middle).max()).astype(np.complex64)
 
 
 def hxn_probe(window: int) -> np.ndarray | None:
     """The middle of HXN's measured zone-plate probe; None where it is missing."""
     path = extra("hxn_simulation/probe_for_sim.npy")
-    if path is None:
+    return None if path is None else cropped(np.load(path), (window, window))
+
+
+def hxn_scan(side: int, window: int, step: int) -> Simulation | None:
+    """HXN's probe over the middle of the paper's object, a raster of whole pixels, no noise; None without the data."""
+    field, probe = tungsten(side), hxn_probe(window)
+    if field is None or probe is None:
         return None
-    whole = np.load(path)
-    start = (len(whole) - window) // 2
-    return whole[start : start + window, start : start + window]
+    geometry = replace(GEOMETRY, window=(window, window))
+    return simulate(geometry, field, probe, raster((side - window, side - window), (step, step)))
 
 
 def object_of(name: str, seed: int) -> np.ndarray | None:
@@ -92,8 +95,7 @@ def trainer_of(
     scan: Simulation, settings: ptyinr.TrainerSettings, probe: np.ndarray | None = None, device: str = "cpu"
 ) -> ptyinr.Trainer:
     """With all frames appended."""
-    lower, upper = scan.positions_m.min(0), scan.positions_m.max(0)
-    scan_range = ptyinr.ScanRange((float(lower[0]), float(lower[1])), (float(upper[0]), float(upper[1])))
+    scan_range = ptyinr.ScanRange.of(scan.positions_m)
     trainer = ptyinr.Trainer(scan.geometry, scan_range, settings, probe=probe, device=device)
     trainer.append(scan.batch())
     return trainer

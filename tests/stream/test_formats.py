@@ -24,6 +24,18 @@ def some_counts(dtype=np.uint16, shape=(7, 10, 13), most=300):
     return np.random.default_rng(0).integers(0, most, shape, dtype)
 
 
+def require_complaint(path, name, value, complaint):
+    """In one line, once a dataset holds another value, or is missing for None."""
+    with h5py.File(path, "r+") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+    with pytest.raises(ScanFileError, match=complaint) as caught:
+        read_scan(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "scan_7.h5"
@@ -127,14 +139,7 @@ def test_beamline_files_may_lack_the_angle_and_hold_more(path):
     ],
 )
 def test_a_wrong_dataset_is_named_in_one_line(path, name, value, complaint):
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        if value is not None:
-            file[name] = value
-    with pytest.raises(ScanFileError, match=complaint) as caught:
-        read_scan(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    require_complaint(path, name, value, complaint)
 
 
 def test_a_single_bad_amplitude_is_found_with_its_frame(path):
@@ -332,14 +337,7 @@ def test_anything_may_stand_in_a_masked_pixel(tmp_path, path):
 def test_a_wrong_mask_or_truth_is_named_in_one_line(tmp_path, name, value, complaint):
     path = tmp_path / "scan.h5"
     write_scan(path, scan(some_counts(), mask=mask(), truth=truth()))
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        if value is not None:
-            file[name] = value
-    with pytest.raises(ScanFileError, match=complaint) as caught:
-        read_scan(path)
-    assert str(caught.value).startswith(f"{path}: ")
-    assert "\n" not in str(caught.value)
+    require_complaint(path, name, value, complaint)
 
 
 @pytest.mark.parametrize("wrong", [np.ones((10, 13)), np.ones((13, 10), bool)])
