@@ -30,6 +30,8 @@ from ptyinr_stream.events import (
     CaptureStarted,
     Event,
     FrameArrived,
+    FrameTimed,
+    PixelMaskSent,
     PositionsArrived,
     RunStarted,
     RunStopped,
@@ -187,6 +189,8 @@ class Assembler:
                 if self._capture is not None:
                     self._capture.over, self._capture.announced = True, messages
                     self._touch(self._capture, now)
+            case FrameTimed() | PixelMaskSent():
+                pass
             case FrameArrived():
                 raise TypeError("the assembler takes decoded frames: give it a Frame")
         return outputs + self._close_ended(now)

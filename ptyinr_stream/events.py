@@ -68,6 +68,25 @@ class FrameArrived:
 
 
 @dataclass(frozen=True)
+class FrameTimed:
+    """When a frame was exposed, nanoseconds since its series began: by the detector's own clock."""
+
+    series: int
+    frame: int
+    start_ns: int
+    stop_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class PixelMaskSent:
+    """The detector's own mask of a series."""
+
+    series: int
+    trusted: NDArray[np.bool_]
+    """(rows, columns) of the image as sent; False for gaps, dead and hot pixels."""
+
+
+@dataclass(frozen=True)
 class SeriesEnded:
     """The detector's series is over."""
 
@@ -100,6 +119,8 @@ Event = (
     | RunStopped
     | SeriesStarted
     | FrameArrived
+    | FrameTimed
+    | PixelMaskSent
     | SeriesEnded
     | CaptureStarted
     | PositionsArrived
