@@ -119,6 +119,8 @@ class PositionsConfig(Section):
     samples_per_frame: int = Field(default=10, ge=1)
     motors: tuple[Literal[0, 1], Literal[0, 1]] = (0, 1)
     """Which of the start document's `motors` (0 fast, 1 slow) moves along axis 0 and axis 1."""
+    time_channel: str = "/PCAP.TS_TRIG.Value"
+    """Dataset with the time of each sample, by which `samples_per_frame` and the detector's frames are checked."""
     zero: Literal["motor", "scan_start"] = "motor"
     """Where the encoders read zero: where the motors do, or anywhere; then the first frame lies at the scan's start."""
 
@@ -142,6 +144,22 @@ class AssemblyConfig(Section):
     """Silence on all roads after which a scan without a stop document is over."""
     inbox_mb: float = Field(default=1024.0, gt=0)
     """Received and not yet joined messages; when full, receiving waits and ZeroMQ buffers."""
+    supersampling: Literal["stop", "follow", "ignore"] = "stop"
+    """What to do when the samples' times contradict `samples_per_frame`: place no more frames of that scan, follow what
+    they show if no frame is placed yet, or place frames all the same."""
+    gate: bool = True
+    """Keep frames from training that were taken while the stages settled."""
+    gate_margin: float = Field(default=0.2, gt=0)
+    """By how much of its extent a position may leave the commanded range, on each side, or the commanded line."""
+    fill_s: float = Field(default=0.0, ge=0)
+    """How long a scan that is over stays open for frames that never came, to be read from the detector's file; 0 waits
+    for none."""
+    without_documents: bool = False
+    """No start document will come: open a scan by its detector series and position capture alone. `geometry` then needs
+    distance and energy."""
+    scan_input: tuple[float, float, Size, float, float, Size] | None = None
+    """Only without documents: [x0, x1, nx, y0, y1, ny], fast and slow motor in micrometres. None, or another number of
+    frames, takes it from the encoders when three lines are there."""
 
 
 class TrainingConfig(Section):

@@ -19,7 +19,17 @@ import numpy as np
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer, annealed
 from ptyinr.types import Batch, Snapshot
-from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.assembler import (
+    BaselineAdded,
+    CaptureBound,
+    FramesMissing,
+    Joined,
+    Output,
+    ScanClosed,
+    ScanOpened,
+    ScanReport,
+    SeriesBound,
+)
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.frames import FrameConvention
@@ -127,6 +137,8 @@ class Engine:
             case ScanClosed():
                 if scan := self._scans.get(output.uid):
                     self._close(scan, output.report, now)
+            case SeriesBound() | CaptureBound() | FramesMissing():
+                pass
 
     def work(self, now: Callable[[], float]) -> bool:
         """Take one step of the newest scan, with a snapshot if one is due; False if there is nothing to do."""

@@ -97,6 +97,9 @@ class SeriesEnded:
 class CaptureStarted:
     """The position capture was armed: sample numbers begin again at 0."""
 
+    armed_at: str = ""
+    """When, in the sender's words; they tell one capture from another."""
+
 
 @dataclass(frozen=True)
 class PositionsArrived:

@@ -12,10 +12,12 @@ import numpy as np
 
 from ptyinr.types import ScanGeometry
 from ptyinr_stream.optics import ScanPlan
-from ptyinr_stream.scan import ScanReport
+from ptyinr_stream.scan_report import Ranges, ScanReport
 
 YEAR_9999 = 2.5e11
 """Seconds since 1970; no calendar reaches further."""
+_MOST_RANGES = 200
+"""Of frame numbers: what is lost at random must not make metadata of megabytes."""
 
 
 def plain(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -100,13 +102,33 @@ def report_record(report: ScanReport) -> dict[str, Any]:
     """What became of a scan's frames, flat and plain."""
     names = ("expected", "frames", "paired", "duplicates", "surplus", "misfits", "without_position", "without_frame")
     counts = {f"frames_{name}" if name != "frames" else "frames_received": getattr(report, name) for name in names}
+    alignment, supersampling = report.alignment, report.supersampling
     return {
         **counts,
         "frames_lost": report.lost,
+        "frames_gated": report.gated,
+        "missing_frames": _numbers(report.missing_frames),
+        "unplaced_frames": _numbers(report.unplaced_frames),
+        "gated_frames": _numbers(report.gated_frames),
+        "partial_start": report.partial_start,
         "positions_partial": report.partial_positions,
+        "samples_surplus": report.surplus_samples,
+        "gate": report.gate,
+        "alignment": alignment.verdict,
+        "alignment_lines_checked": alignment.checked,
+        "alignment_lines": list(alignment.lines[:_MOST_RANGES]),
+        "alignment_offsets": list(alignment.offsets[:_MOST_RANGES]),
+        "samples_per_frame": supersampling.per_frame,
+        "supersampling": str(supersampling),
         "exit_status": report.exit_status or "unknown",
         "end_reason": report.reason,
     }
+
+
+def _numbers(ranges: Ranges) -> list[str]:
+    """Runs of frame numbers for people and programs: `12-40`, `77`; the first of very many."""
+    texts = [f"{first}-{last}" if last > first else str(first) for first, last in ranges[:_MOST_RANGES]]
+    return texts + ([f"and {len(ranges) - _MOST_RANGES} more"] if len(ranges) > _MOST_RANGES else [])
 
 
 def _number(value: object) -> float:

@@ -1,128 +1,158 @@
 """Encoder samples of one capture, placed by absolute sample number, and the positions of frames they give.
 
 A hole is a hole, never a shift: frame f lies at the mean of samples [f * S, (f + 1) * S), whatever came before.
+
+Samples are held as they came, by the name of their channel: which channels are the axes, how many samples make a frame
+and what a count is worth may be learnt later, from the run that the capture turns out to belong to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import PositionsConfig
 
-# 26 times HXN's longest scan, 64,000 frames of 10 samples: a garbled sample number must not allocate without bound.
-_MOST_SAMPLES = 2**24
+MOST_SAMPLES = 2**22
+"""6 times HXN's longest scan, 64,000 frames of 10: a garbled sample number must not allocate without bound."""
 # Beyond the integers of a float64 there are no encoder counts.
 _LARGEST_COUNT = 2.0**53
+_MOST_CHANNELS = 16
 
-Channels = tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]
-"""(n,) counts along axis 0 and axis 1; None where a message carries only the other."""
-
-
-def select(positions: PositionsConfig, channels: Mapping[str, NDArray[np.float64]]) -> Channels | None:
-    """Pick the two configured channels from a message; None if it carries neither."""
-    axis0, axis1 = channels.get(positions.axis0.channel), channels.get(positions.axis1.channel)
-    return None if axis0 is None and axis1 is None else (axis0, axis1)
+Channels = Mapping[str, NDArray[np.float64]]
 
 
 class SampleTable:
-    """Samples of both axes, dense, growing. Each sample costs once, whatever the order they come in."""
+    """Raw samples of every channel, dense, growing. The first of its number counts."""
 
-    def __init__(self, positions: PositionsConfig) -> None:
-        self._um_per_count = np.array([positions.axis0.um_per_count, positions.axis1.um_per_count])
-        self._per_frame = positions.samples_per_frame
-        self._samples = np.full((2, 0), np.nan)
-        self._missing = np.zeros(0, np.int64)  # by frame, of both axes together
+    def __init__(self) -> None:
+        self._rows: dict[str, NDArray[np.float64]] = {}
+        self._capacity = 0
         self.extent = 0
-        """One more than the highest sample number."""
-        self.completed = 0
-        """How many frames have all their samples."""
+        """One more than the highest sample number held."""
 
-    def contradicts(self, first: int, values: Channels) -> bool:
+    def contradicts(self, first: int, channels: Channels) -> bool:
         """Tell whether a sample differs from what is held under its number."""
-        for held, all_values in self._held(first, values):
-            row = all_values[: len(held)]
-            known = ~np.isnan(held) & _are_counts(row)
-            if (held[known] != row[known]).any():
+        for name, values in channels.items():
+            held = self.row(name, first, first + len(values))
+            values = values[: len(held)]  # noqa: PLW2901
+            known = np.isfinite(held) & _are_counts(values)
+            if (held[known] != values[known]).any():
                 return True
         return False
 
-    def lacks(self, first: int, values: Channels) -> bool:
+    def lacks(self, first: int, channels: Channels) -> bool:
         """Tell whether any of the samples is new."""
-        return any(len(held) < len(row) or bool(np.isnan(held).any()) for held, row in self._held(first, values))
+        if any(len(values) for values in channels.values()) and first >= self.extent:
+            return True
+        for name, values in channels.items():
+            held = self.row(name, first, first + len(values))
+            if len(held) < len(values) or np.isnan(held).any():
+                return True
+        return False
 
-    def place(self, first: int, values: Channels, end: int | None = None) -> tuple[NDArray[np.int64], int]:
+    def place(self, first: int, channels: Channels, end: int | None = None) -> int:
         """Store samples that begin at number `first`; those held already and those that are no counts change nothing.
 
         Args:
             first: sample number of the first value.
-            values: counts along both axes.
+            channels: (n,) values by channel.
             end: sample numbers from here on are surplus and not stored.
 
         Returns:
-            The frames, ascending, that have just got their last sample, and the number of surplus samples.
+            The number of surplus samples.
         """
-        end = _MOST_SAMPLES if end is None else min(end, _MOST_SAMPLES)
-        touched, surplus = [], 0
-        for axis, row in enumerate(values):
-            if row is None:
+        end = MOST_SAMPLES if end is None else min(end, MOST_SAMPLES)
+        surplus = 0
+        for name, values in channels.items():
+            kept = values[: max(0, end - first)]
+            surplus = max(surplus, len(values) - len(kept))
+            if not len(kept) or (name not in self._rows and len(self._rows) >= _MOST_CHANNELS):
                 continue
-            kept = row[: max(0, end - first)]
-            surplus = max(surplus, len(row) - len(kept))
-            if not len(kept):
-                continue
-            self._reserve(first + len(kept))
-            held = self._samples[axis, first : first + len(kept)]
+            self._reserve(name, first + len(kept))
+            held = self._rows[name][first : first + len(kept)]
             new = np.isnan(held) & _are_counts(kept)
             held[new] = kept[new]
-            frames, samples = np.unique((first + np.flatnonzero(new)) // self._per_frame, return_counts=True)
-            self._missing[frames] -= samples
-            touched.append(frames)
-        if not touched:
-            return np.zeros(0, np.int64), surplus
-        frames = touched[0] if len(touched) == 1 else np.union1d(*touched)
-        complete = frames[self._missing[frames] == 0]
-        self.completed += len(complete)
-        return complete, surplus
+        return surplus
 
-    def is_complete(self, frame: int) -> bool:
-        """Whether a frame has all its samples on both axes."""
-        return frame < len(self._missing) and self._missing[frame] == 0
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
 
-    def complete_frames(self) -> NDArray[np.int64]:
-        """Numbers of the frames that have all their samples, ascending."""
-        return np.flatnonzero(self._missing == 0)
+    def row(self, name: str, first: int = 0, end: int | None = None) -> NDArray[np.float64]:
+        """Samples [first, end) of a channel as far as the table reaches, NaN where there is none. A view."""
+        end = self.extent if end is None else min(end, self.extent)
+        found = self._rows.get(name)
+        return np.full(max(0, end - first), np.nan) if found is None else found[first:end]
+
+    def _reserve(self, name: str, samples: int) -> None:
+        self.extent = max(self.extent, samples)
+        if samples > self._capacity:
+            more = max(samples, 2 * self._capacity, 4096) - self._capacity
+            self._capacity += more
+            for other, row in self._rows.items():
+                self._rows[other] = np.concatenate([row, np.full(more, np.nan)])
+        if name not in self._rows:
+            self._rows[name] = np.full(self._capacity, np.nan)
+
+
+class FramePositions:
+    """Positions of a scan's frames from the samples of its capture.
+
+    This is the one place where the configuration of a scan's encoders meets their counts.
+
+    Args:
+        table: of the capture; it may grow.
+        positions: channels and scale of both axes.
+        per_frame: samples of a frame.
+        expected: frames.
+    """
+
+    def __init__(self, table: SampleTable, positions: PositionsConfig, per_frame: int, expected: int) -> None:
+        self._table = table
+        self._channels = (positions.axis0.channel, positions.axis1.channel)
+        self._um_per_count = np.array([positions.axis0.um_per_count, positions.axis1.um_per_count])
+        self._expected = expected
+        self._at = np.full((expected, 2), np.nan)  # metres, of complete frames
+        self.per_frame = per_frame
+        self.complete = np.zeros(expected, np.bool_)
+        """(expected,) whether a frame has all its samples on both axes."""
+
+    def update(self, first: int, end: int) -> NDArray[np.int64]:
+        """Take notice of samples [first, end); return the frames, ascending, that have got their last sample by them."""
+        low = first // self.per_frame
+        # A frame at the end of the table that lacks samples is not complete.
+        high = min(-(-end // self.per_frame), self._table.extent // self.per_frame, self._expected)
+        if low >= high:
+            return np.zeros(0, np.int64)
+        means = np.stack([self._blocks(axis, low, high).mean(axis=1) for axis in (0, 1)], axis=1)
+        new = np.isfinite(means).all(axis=1) & ~self.complete[low:high]
+        frames = low + np.flatnonzero(new)
+        self.complete[frames] = True
+        self._at[frames] = means[new] * self._um_per_count * 1e-6
+        return frames
 
     def known_frames(self) -> NDArray[np.int64]:
         """Numbers of the frames that have at least one sample on each axis, ascending."""
-        by_frame = np.isfinite(self._samples).reshape(2, len(self._missing), self._per_frame)
-        return np.flatnonzero(by_frame.any(axis=2).all(axis=0))
+        end = min(-(-self._table.extent // self.per_frame), self._expected)
+        return np.flatnonzero(np.logical_and(*(np.isfinite(self._blocks(axis, 0, end)).any(axis=1) for axis in (0, 1))))
 
     def positions_m(self, frames: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Encoder positions (n, 2) of frames that are known, in metres along (axis 0, axis 1)."""
-        numbers = np.asarray(frames, np.int64)[:, None] * self._per_frame + np.arange(self._per_frame)
-        samples = self._samples[:, numbers]  # (2, n, S)
-        present = ~np.isnan(samples)
-        mean = np.where(present, samples, 0).sum(axis=2) / present.sum(axis=2)
-        return mean.T * self._um_per_count * 1e-6
+        """Encoder positions (n, 2) of complete frames, in metres along (axis 0, axis 1)."""
+        return self._at[frames]
 
-    def _held(self, first: int, values: Channels) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        return [
-            (self._samples[axis, first : first + len(row)], row) for axis, row in enumerate(values) if row is not None
-        ]
+    def settle(self, frames: NDArray[np.int64]) -> None:
+        """Give frames that are known but not complete the mean of what samples they have."""
+        for frame in frames.tolist():
+            means = [np.nanmean(self._blocks(axis, frame, frame + 1)) for axis in (0, 1)]
+            self._at[frame] = np.array(means) * self._um_per_count * 1e-6
 
-    def _reserve(self, samples: int) -> None:
-        self.extent = max(self.extent, samples)
-        frames, have = -(-samples // self._per_frame), len(self._missing)
-        if frames <= have:
-            return
-        more = max(frames, 2 * have, 1024) - have
-        self._missing = np.concatenate([self._missing, np.full(more, 2 * self._per_frame)])
-        blank = np.full((2, more * self._per_frame), np.nan)
-        self._samples = np.concatenate([self._samples, blank], axis=1)
+    def _blocks(self, axis: int, low: int, high: int) -> NDArray[np.float64]:
+        """(high - low, S) samples of frames [low, high); frames may reach beyond the table."""
+        row = self._table.row(self._channels[axis], low * self.per_frame, high * self.per_frame)
+        short = (high - low) * self.per_frame - len(row)
+        return (np.pad(row, (0, short), constant_values=np.nan) if short else row).reshape(-1, self.per_frame)
 
 
 def _are_counts(values: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr.types import Batch
-from ptyinr_stream.events import RunStarted
+from ptyinr_stream.alignment import alignment
+from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.outputs import Joined
+from ptyinr_stream.placement import Placement
 from ptyinr_stream.samples import SampleTable
+from ptyinr_stream.scan_report import Reason, ScanReport, ranges
 
 # A start document that comes late finds thousands of frames: joined in portions, memory never holds them twice.
 _LARGEST_BATCH = 256
-
-Reason = Literal["complete", "settled", "superseded", "idle", "stopped"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,99 +40,99 @@ class Frame:
         return self.counts.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
-@dataclass(frozen=True)
-class Joined:
-    """Frames of a scan that have found their positions."""
-
-    uid: str
-    batch: Batch
-
-
-@dataclass(frozen=True)
-class ScanReport:
-    """What became of everything that arrived for a scan.
-
-    `frames` is the sum of `paired`, `duplicates`, `surplus`, `misfits` and `without_position`.
-    """
-
-    expected: int
-    frames: int
-    """Received, of whatever fate."""
-    paired: int
-    duplicates: int
-    """Dropped: the first of its number counts."""
-    surplus: int
-    """Dropped: numbered beyond `expected`, as noise on the trigger line makes them."""
-    misfits: int
-    """Dropped: of another shape or data type than the scan's first frame."""
-    without_position: int
-    without_frame: int
-    """Positions whose frame never came."""
-    partial_positions: int
-    """Of `paired`, those whose position is the mean of fewer samples than there should be."""
-    surplus_samples: int
-    """Encoder samples beyond the last frame's: many of them mean a wrong `samples_per_frame`."""
-    foreign: int
-    """Frames that were dropped while the scan was open because they belonged to no open run."""
-    exit_status: str | None
-    """Of the stop document; None if there was none."""
-    reason: Reason
-
-    @property
-    def lost(self) -> int:
-        """Frames that never came."""
-        return self.expected - self.paired - self.without_position
-
-
 class Scan:
-    """All state of a scan, from its start document to its report.
+    """All state of a scan, from its opening to its report.
 
-    With `zero="scan_start"` the encoders read zero anywhere, and one constant offset lays frame 0 on the commanded
-    start; nothing is joined before it is known. If frame 0 still lacks samples when as many frames as make a line have
-    theirs, they were lost: then the lowest frame with a position is laid where the plan meant it to be. The close of
-    the scan does the same at the latest.
+    Args:
+        uid: of the run.
+        document: the start document.
+        plan: what it commands.
+        positions: channels, scale and samples per frame that hold for this scan.
+        assembly: when it ends, and what is checked.
+        now: the time.
     """
 
-    def __init__(self, started: RunStarted, plan: ScanPlan, zero: Literal["motor", "scan_start"], now: float) -> None:
-        self.uid = started.uid
+    def __init__(
+        self,
+        uid: str,
+        document: dict[str, Any],
+        plan: ScanPlan,
+        positions: PositionsConfig,
+        assembly: AssemblyConfig,
+        now: float,
+    ) -> None:
+        self.uid = uid
+        self.document = document
         self.plan = plan
         self.opened = self.last = now
+        self.placement = Placement(plan, positions, assembly)
+        self.undocumented = False
+        """Opened by its streams alone."""
+        self.documented_as: str | None = None
+        """The uid of a start document that came when the scan had been opened without."""
         self.documented = False
         """Whether another document has followed the start document."""
         self.stopped = False
         self.superseded = False
+        self.series_over = self.capture_over = False
         self.exit_status: str | None = None
-        self.samples: SampleTable | None = None
-        self._offset_m: NDArray[np.float64] | None = np.zeros(2) if zero == "motor" else None
+        self.fill_until: float | None = None
+        """How long frames that are missing may still be brought; None before anybody was asked for them."""
+        self.headed = False
+        """Whether the header of its series has been seen."""
+        self.frame_starts_s: Mapping[int, float] = {}
         self._waiting: dict[int, Frame] = {}
-        self._seen: set[int] = set()
+        self._seen = np.zeros(plan.expected, np.bool_)
+        self._unplaced = np.zeros(plan.expected, np.bool_)  # dropped, because placement has stopped
+        self._gated = 0  # frames that are dropped
+        self._gate_seen = 0  # frames rejected, when waiting ones were last looked through
         self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._counts: Counter[str] = Counter()
+        self.paired = 0
+        """Joined so far."""
 
-    def take(self, frames: Iterable[Frame]) -> list[Joined]:
+    def take(self, frames: Iterable[Frame], now: float) -> list[Joined]:
         """Accept frames of this scan's series and join those whose positions are known."""
-        new = []
+        ready: list[Frame] = []
+        placed, gate = self.placement.placed, self.placement.gate
         for frame in frames:
+            number = frame.frame
             form = (frame.counts.shape, frame.counts.dtype)
             self._counts["frames"] += 1
-            if frame.frame >= self.plan.expected:
+            if number >= self.plan.expected:
                 self._counts["surplus"] += 1
-            elif frame.frame in self._seen:
+            elif self._seen[number]:
                 self._counts["duplicates"] += 1
             elif self._form not in (None, form):
                 self._counts["misfits"] += 1
             else:
                 self._form = form
-                self._seen.add(frame.frame)
-                self._waiting[frame.frame] = frame
-                new.append(frame.frame)
-        return self._pair(new)
+                self._seen[number] = True
+                if placed[number]:
+                    ready.append(frame)
+                elif gate is not None and gate.rejected[number]:
+                    self._gated += 1
+                elif self.placement.stopped:
+                    self._unplaced[number] = True
+                else:
+                    self._waiting[number] = frame
+        return self._join(sorted(ready, key=lambda frame: frame.frame) if len(ready) > 1 else ready, now)
 
-    def take_samples(self, samples: SampleTable, frames: Iterable[int], surplus: int = 0) -> list[Joined]:
-        """Accept that `frames` have just got their last sample in the table of this scan's capture."""
-        self.samples = samples
-        self._counts["surplus_samples"] += surplus
-        return self._pair(frames)
+    def bind_samples(self, table: SampleTable, now: float) -> list[Joined]:
+        """Accept the samples of this scan's capture."""
+        return self._pair(self.placement.bind(table), now)
+
+    def take_samples(self, first: int, end: int, surplus: int, now: float) -> list[Joined]:
+        """Accept that samples [first, end) are in the table, and `surplus` more came beyond the last frame's."""
+        return self._pair(self.placement.update(first, end, surplus), now)
+
+    def end_samples(self, intact: int | None, now: float) -> list[Joined]:
+        """Accept that the capture is over after `intact` samples; None if some of them were lost."""
+        self.capture_over = True
+        if intact is None:
+            return []
+        seen = np.flatnonzero(self._seen)
+        return self._pair(self.placement.ended(intact, int(seen[-1]) + 1 if len(seen) else 0), now)
 
     def ending(self, now: float, quiet_s: float, settle_s: float, idle_s: float) -> Reason | None:
         """Say why the scan is over, None while it is not.
@@ -142,31 +144,36 @@ class Scan:
             idle_s: how long the roads may be silent.
         """
         # All frames may have been waiting for a late start document: its baseline is then still on the way.
-        if self.paired == self.plan.expected and (self.documented or now - self.opened >= settle_s):
+        if self.whole and (self.documented or now - self.opened >= settle_s):
             return "complete"
         if now - self.last >= settle_s:
-            if self.stopped:
+            if self.stopped or (self.undocumented and self.series_over and self.capture_over):
                 return "settled"
             if self.superseded:
                 return "superseded"
-        return "idle" if self._seen and quiet_s >= idle_s else None
+        return "idle" if self._form is not None and quiet_s >= idle_s else None
 
-    def finish(self) -> list[Joined]:
+    def missing(self) -> NDArray[np.int64]:
+        """Frames, ascending, that have not come though their position is known and good."""
+        known = self.placement.known_frames()
+        gate = self.placement.gate
+        wanted = ~self._seen[known] if gate is None else ~self._seen[known] & ~gate.rejected[known]
+        return known[wanted]
+
+    def finish(self, now: float) -> list[Joined]:
         """Join what is left: frames of which some samples on each axis are known."""
-        if self.samples is None or not self._waiting:
-            return []
-        known = self.samples.known_frames()
-        if self._offset_m is None and len(known):
-            complete = self.samples.complete_frames()
-            self._anchor(self.samples, int((complete if len(complete) else known)[0]))
-        rest = [number for number in known.tolist() if number in self._waiting]
-        self._counts["partial_positions"] += sum(not self.samples.is_complete(number) for number in rest)
-        return self._join(self.samples, rest)
+        ready, partial = self.placement.finish()
+        self._counts["partial_positions"] += sum(number in self._waiting for number in partial.tolist())
+        return self._pair(ready, now)
 
     def report(self, reason: Reason, foreign: int) -> ScanReport:
         """Account for everything that arrived."""
-        known = [] if self.samples is None else self.samples.known_frames().tolist()
-        counts = self._counts
+        counts, placement = self._counts, self.placement
+        known = placement.known_frames()
+        unplaced = self._unplaced.copy()
+        unplaced[list(self._waiting)] = True
+        first = int(self._seen.argmax())
+        gate = placement.gate
         return ScanReport(
             expected=self.plan.expected,
             frames=counts["frames"],
@@ -174,62 +181,62 @@ class Scan:
             duplicates=counts["duplicates"],
             surplus=counts["surplus"],
             misfits=counts["misfits"],
-            without_position=len(self._waiting),
-            without_frame=sum(number not in self._seen for number in known),
+            without_position=int(unplaced.sum()),
+            without_frame=int((~self._seen[known]).sum()),
             partial_positions=counts["partial_positions"],
-            surplus_samples=counts["surplus_samples"],
+            surplus_samples=placement.surplus,
             foreign=foreign,
             exit_status=self.exit_status,
             reason=reason,
+            gated=self._gated,
+            gated_frames=() if gate is None else ranges(gate.rejected & self._seen),
+            missing_frames=ranges(~self._seen),
+            unplaced_frames=ranges(unplaced),
+            partial_start=not self.headed and bool(self._seen.any()) and first > 0,
+            gate="off" if gate is None else "given up" if gate.given_up else "on",
+            alignment=alignment(self.frame_starts_s, placement.trigger_times_s(), self.plan.line),
+            supersampling=placement.supersampling,
         )
+
+    @property
+    def whole(self) -> bool:
+        """Whether every frame has been joined, or kept out by the gate."""
+        return self.paired + self._gated == self.plan.expected
 
     @property
     def frames(self) -> int:
         """Received so far."""
         return self._counts["frames"]
 
-    @property
-    def paired(self) -> int:
-        """Joined so far."""
-        return len(self._seen) - len(self._waiting)
-
-    def _pair(self, frames: Iterable[int]) -> list[Joined]:
-        samples = self.samples
-        if samples is None:
+    def _pair(self, placed: NDArray[np.int64], now: float) -> list[Joined]:
+        """Join frames that waited for positions which have just been `placed`, ascending."""
+        if not self._waiting:
             return []
-        if self._offset_m is None:
-            if samples.is_complete(0):
-                self._anchor(samples, 0)
-            elif samples.completed >= self.plan.line:
-                self._anchor(samples, int(samples.complete_frames()[0]))
-            else:
-                return []
-            frames = list(self._waiting)  # whatever waited for the anchor
-        ready = sorted(frame for frame in frames if frame in self._waiting and samples.is_complete(frame))
-        return self._join(samples, ready)
+        gate = self.placement.gate
+        if gate is not None and gate.rejections > self._gate_seen:
+            self._gate_seen = gate.rejections
+            for number in [number for number in self._waiting if gate.rejected[number]]:
+                del self._waiting[number]
+                self._gated += 1
+        if self.placement.stopped:
+            self._unplaced[list(self._waiting)] = True
+            self._waiting.clear()
+        return self._join([self._waiting.pop(k) for k in placed.tolist() if k in self._waiting], now)
 
-    def _anchor(self, samples: SampleTable, frame: int) -> None:
-        self._offset_m = samples.positions_m([frame])[0] - self.plan.commanded_m(frame)
-
-    def _join(self, samples: SampleTable, numbers: list[int]) -> list[Joined]:
+    def _join(self, frames: list[Frame], now: float) -> list[Joined]:
         joined: list[Joined] = []
-        if self._offset_m is None:
-            return joined
-        for start in range(0, len(numbers), _LARGEST_BATCH):
-            portion = numbers[start : start + _LARGEST_BATCH]
-            frames = [self._waiting.pop(number) for number in portion]
-            positions = samples.positions_m(portion) - self._offset_m
-            joined.append(Joined(self.uid, _batch(frames, positions)))
+        for start in range(0, len(frames), _LARGEST_BATCH):
+            portion = frames[start : start + _LARGEST_BATCH]
+            indices = np.array([frame.frame for frame in portion], np.int64)
+            joined.append(Joined(self.uid, _batch(portion, indices, self.placement.positions_m(indices)), now))
+        self.paired += len(frames)
         return joined
 
 
-def _batch(frames: list[Frame], positions_m: NDArray[np.float64]) -> Batch:
+def _batch(frames: list[Frame], indices: NDArray[np.int64], positions_m: NDArray[np.float64]) -> Batch:
     mask = None
     if any(frame.mask is not None for frame in frames):
         mask = np.stack([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
-    return Batch(
-        indices=np.array([frame.frame for frame in frames], np.int64),
-        counts=np.stack([frame.counts for frame in frames]),
-        positions_m=positions_m,
-        mask=mask,
-    )
+    # A frame by itself is not copied: nobody writes into what a decoder has made.
+    counts = frames[0].counts[None] if len(frames) == 1 else np.stack([frame.counts for frame in frames])
+    return Batch(indices, counts, positions_m, mask)

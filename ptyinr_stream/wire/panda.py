@@ -40,8 +40,9 @@ class Decoder:
         events: list[Event] = []
         for part in parts:
             match _json(part):
-                case {"msg_type": "start"}:
-                    events.append(CaptureStarted())
+                case {"msg_type": "start", **rest}:
+                    armed_at = rest.get("arm_time")
+                    events.append(CaptureStarted(armed_at[:64] if isinstance(armed_at, str) else ""))
                 case {"msg_type": "data", "datasets": dict() as datasets}:
                     events += self._samples(datasets)
                 case {"msg_type": "stop", **rest}:

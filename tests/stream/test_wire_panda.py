@@ -28,7 +28,7 @@ def test_a_capture_is_read_from_start_to_stop():
     start = (
         b'{"msg_type":"start","arm_time":"2025-02-28T18:44:22.905865051Z","start_time":"Z","hw_time_offset_ns":null}'
     )
-    assert decoder.feed([start]) == [CaptureStarted()]
+    assert decoder.feed([start]) == [CaptureStarted("2025-02-28T18:44:22.905865051Z")]
     (positions,) = decoder.feed(message(x=dataset(40, [1.0, -2.0, 3.5]), y=dataset(40, [7, 8, 9])))
     assert positions.first_sample == 40
     assert np.array_equal(positions.channels[X], [1.0, -2.0, 3.5])

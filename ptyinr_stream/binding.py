@@ -1,0 +1,330 @@
+"""Which detector series and which position capture belong to which scan, though neither says so. Pure.
+
+* A series goes to the oldest open scan without one whose number of frames agrees, so that a warm-up series of one frame
+  finds none; one without a header, as soon as it has shown a second frame.
+* A capture goes to the oldest open scan without one.
+* Both wait for a start document that is late. One that was over before it came must have been as long as the scan:
+  what somebody tried out just before a scan is not taken for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.events import CaptureStarted, FrameTimed, PositionsArrived, SeriesStarted
+from ptyinr_stream.outputs import CaptureBound, Output, SeriesBound
+from ptyinr_stream.samples import SampleTable
+from ptyinr_stream.scan import Frame, Scan
+
+_log = logging.getLogger(__name__)
+
+_MOST_TIMES = 2**20
+"""Of the frames of one series: garbled frame numbers must not fill memory."""
+
+
+@dataclass(eq=False)
+class Series:
+    """A detector series. Without a scan it waits for one, unless it is `closed`: its scan is over, or passed over."""
+
+    number: int
+    expected: int | None
+    last: float
+    """When something of it last arrived."""
+    headed: bool = False
+    scan: Scan | None = None
+    closed: bool = False
+    over: bool = False
+    highest: int = -1
+    """The highest frame number seen."""
+    waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
+    starts_s: dict[int, float] = field(default_factory=dict)
+    """When frames began to be exposed, by the detector's clock."""
+
+    def overtook(self, expected: int | None) -> bool:
+        """Whether a header of so many frames may be its own, which its frames overtook."""
+        bygone = self.over or self.closed or (self.scan is not None and (self.scan.stopped or self.scan.superseded))
+        return not self.headed and not bygone and (expected is None or self.highest < expected)
+
+    def fits(self, expected: int) -> bool:
+        """Whether it may be the series of a scan of so many frames."""
+        if self.expected is not None:
+            return self.expected == expected
+        shown = self.highest + 1
+        return min(2, expected) <= shown <= expected and (not self.over or shown == expected)
+
+
+@dataclass(eq=False)
+class Capture:
+    """A position capture, bound and closed like a series."""
+
+    armed_at: str
+    last: float
+    samples: SampleTable = field(default_factory=SampleTable)
+    scan: Scan | None = None
+    closed: bool = False
+    over: bool = False
+    messages: int = 0
+    """That brought anything new."""
+    announced: int | None = None
+    """Messages it had, as its end tells."""
+    highest: int = 0
+    """One more than the highest sample number that has come."""
+
+    @property
+    def intact(self) -> bool:
+        """Whether it is over and all its messages have come."""
+        return self.over and self.announced is not None and self.messages >= self.announced
+
+    def fits(self, expected: int, per_frame: int) -> bool:
+        """Whether it may be the capture of a scan of so many frames."""
+        length = self.samples.extent
+        if length > expected * per_frame:
+            return False
+        torn = self.announced is not None and self.messages < self.announced
+        return not self.over or torn or length > (expected - 1) * per_frame
+
+
+class Binder:
+    """Holds series and captures, and gives them to scans.
+
+    Args:
+        positions: what its channels are called.
+        assembly: how much may wait.
+        counts: where is counted what belongs to no scan.
+    """
+
+    def __init__(self, positions: PositionsConfig, assembly: AssemblyConfig, counts: Counter[str]) -> None:
+        self._channels = (positions.axis0.channel, positions.axis1.channel)
+        self._most_bytes = 1e6 * assembly.inbox_mb
+        self._counts = counts
+        self._series: dict[int, Series] = {}  # the newest of each number
+        self._newest_series: Series | None = None
+        self._series_of: dict[str, Series] = {}  # by the uid of their scan
+        self._capture: Capture | None = None  # the newest
+        self._waiting_bytes = 0
+        self.loose_series: list[Series] = []
+        """Waiting for a scan, oldest first."""
+        self.loose_captures: list[Capture] = []
+        """Likewise."""
+        self.scans: list[Scan] = []
+        """Open, oldest first. The assembler's."""
+        self.passed_over: str | None = None
+        """The uid of an open run that is no scan."""
+
+    @property
+    def waiting_frames(self) -> int:
+        """Frames that wait for a scan."""
+        return sum(len(series.waiting) for series in self.loose_series)
+
+    # What arrives
+
+    def start_series(self, event: SeriesStarted, now: float) -> list[Output]:
+        """Take a series' header."""
+        series = self._series.get(event.series)
+        if series is not None and series.overtook(event.expected):
+            series.headed, series.expected = True, event.expected  # it was overtaken by its frames
+            if series.scan is not None:
+                series.scan.headed = True
+        elif series is None or series.highest >= 0 or series.over or series.expected != event.expected:
+            series = self._begin_series(event.series, event.expected, now)  # else it came twice
+            series.headed = True
+        outputs = self.bind(now)
+        if self.scans and event.expected not in (None, 1) and series in self.loose_series:
+            runs = {scan.uid: scan.plan.expected for scan in self.scans}
+            _log.warning("series %d of %d frames fits none of the open runs %s", event.series, event.expected, runs)
+        return outputs
+
+    def end_series(self, number: int, now: float) -> None:
+        """Take a series' end."""
+        if series := self._series.get(number):
+            series.over = True
+            _touch(series, now)
+            if series.scan is not None:
+                series.scan.series_over = True
+
+    def take_frame(self, frame: Frame, now: float) -> list[Output]:
+        """Take a frame."""
+        series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
+        series.highest = max(series.highest, frame.frame)
+        _touch(series, now)
+        if series.closed:
+            self._counts["frames_foreign"] += 1
+            return []
+        if series.scan is not None:
+            return [*series.scan.take([frame], now)]
+        series.waiting.append((now, frame))
+        self._waiting_bytes += frame.nbytes
+        outputs = self.bind(now) if series.expected is None else []
+        while self._waiting_bytes > self._most_bytes:
+            self._drop_waiting(next(loose for loose in self.loose_series if loose.waiting))
+        return outputs
+
+    def take_times(self, event: FrameTimed) -> None:
+        """Take when a frame was exposed."""
+        series = self._series.get(event.series)
+        if series is not None and len(series.starts_s) < _MOST_TIMES:
+            series.starts_s.setdefault(event.frame, 1e-9 * event.start_ns)
+
+    def start_capture(self, event: CaptureStarted, now: float) -> list[Output]:
+        """Take a capture's start."""
+        if self._armed_again(now):
+            return []
+        self._begin_capture(event.armed_at, now)
+        return self.bind(now)
+
+    def end_capture(self, messages: int | None, now: float) -> list[Output]:
+        """Take a capture's end."""
+        capture = self._capture
+        if capture is None:
+            return []
+        capture.over, capture.announced = True, messages
+        _touch(capture, now)
+        return self._end_if_whole(capture, now)
+
+    def take_positions(self, event: PositionsArrived, now: float) -> list[Output]:
+        """Take encoder samples."""
+        if not any(name in event.channels for name in self._channels):
+            if not self._counts["positions_without_channel"]:
+                names = ", ".join(event.channels)
+                _log.warning("positions: neither %s nor %s among the channels %s", *self._channels, names)
+            self._counts["positions_without_channel"] += 1
+            return []
+        capture, first = self._capture, event.first_sample
+        # Both the end of a capture and the start of the next may be lost: then its numbers begin again.
+        if capture is None or capture.samples.contradicts(first, event.channels):
+            capture = self._begin_capture("", now)
+        news = capture.samples.lacks(first, event.channels)
+        if news and capture.announced is not None and capture.messages >= capture.announced:
+            capture, news = self._begin_capture("", now), True
+        capture.messages += news
+        _touch(capture, now)
+        if capture.closed:
+            self._counts["positions_foreign"] += 1
+            return []
+        scan = capture.scan
+        surplus = capture.samples.place(first, event.channels, None if scan is None else scan.placement.end)
+        end = first + max(len(values) for values in event.channels.values())
+        capture.highest = max(capture.highest, end)
+        if scan is None:
+            return self.bind(now)
+        return [*scan.take_samples(first, end, surplus, now), *self._end_if_whole(capture, now)]
+
+    # Binding
+
+    def bind(self, now: float) -> list[Output]:
+        """Give series and captures that wait to scans that lack one."""
+        outputs: list[Output] = []
+        for series in list(self.loose_series):
+            series.scan = self._scan_for(series)
+            series.closed = series.scan is None and self.passed_over is not None
+            if series.scan is None and not series.closed:
+                continue
+            self.loose_series.remove(series)
+            frames = [frame for _, frame in series.waiting]
+            self._waiting_bytes -= sum(frame.nbytes for frame in frames)
+            series.waiting.clear()
+            if (scan := series.scan) is None:
+                self._counts["frames_foreign"] += len(frames)
+                continue
+            self._series_of[scan.uid] = series
+            scan.last, scan.headed, scan.series_over = now, series.headed, series.over
+            scan.frame_starts_s = series.starts_s
+            outputs += [SeriesBound(scan.uid, series.number), *scan.take(frames, now)]
+        for capture in list(self.loose_captures):
+            lacking = (scan for scan in self.scans if scan.placement.table is None)
+            fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))
+            scan = capture.scan = next(fitting, None)
+            capture.closed = scan is None and self.passed_over is not None
+            if scan is not None:
+                scan.last = now
+                outputs += [CaptureBound(scan.uid), *scan.bind_samples(capture.samples, now)]
+                outputs += self._end_if_whole(capture, now)
+            elif capture.closed:
+                self._counts["positions_foreign"] += capture.messages
+            else:
+                continue
+            self.loose_captures.remove(capture)
+        return outputs
+
+    def release(self, scan: Scan) -> None:
+        """Let go of what belongs to a scan that is closed."""
+        for bound in (self._series_of.pop(scan.uid, None), self._capture):
+            if bound is not None and bound.scan is scan:
+                bound.scan, bound.closed = None, True
+
+    def forget(self, horizon: float) -> None:
+        """Drop what has waited for a run since before `horizon`, and all memory of what has been silent since."""
+        for series in self.loose_series:
+            while series.waiting and series.waiting[0][0] < horizon:
+                self._drop_waiting(series)
+        self.loose_series = [series for series in self.loose_series if series.waiting or series.last >= horizon]
+        self._series = {
+            number: series
+            for number, series in self._series.items()
+            if series.scan is not None or series.waiting or series.last >= horizon
+        }
+        for capture in [capture for capture in self.loose_captures if capture.last < horizon]:
+            self.loose_captures.remove(capture)
+            self._counts["positions_foreign"] += capture.messages
+        if self._capture is not None and self._capture.scan is None and self._capture.last < horizon:
+            self._capture = None
+
+    def _begin_series(self, number: int, expected: int | None, now: float) -> Series:
+        if self._newest_series is not None:
+            self._newest_series.over = True
+            if self._newest_series.scan is not None:
+                self._newest_series.scan.series_over = True
+        series = self._newest_series = self._series[number] = Series(number, expected, now)
+        self.loose_series.append(series)
+        return series
+
+    def _drop_waiting(self, series: Series) -> None:
+        _, frame = series.waiting.popleft()
+        self._waiting_bytes -= frame.nbytes
+        self._counts["frames_foreign"] += 1
+
+    def _begin_capture(self, armed_at: str, now: float) -> Capture:
+        if self._capture is not None:
+            self._capture.over = True
+            if self._capture.scan is not None:
+                self._capture.scan.capture_over = True
+        self._capture = Capture(armed_at, now)
+        self.loose_captures.append(self._capture)
+        return self._capture
+
+    def _armed_again(self, now: float) -> bool:
+        """Whether the newest scan's capture was armed before, without effect: then it stays the same."""
+        capture = self._capture
+        if capture is None or capture.messages or capture.over or capture.scan is None:
+            return False
+        _touch(capture, now)
+        return capture.scan is self.scans[-1] and not capture.scan.stopped
+
+    def _end_if_whole(self, capture: Capture, now: float) -> Sequence[Output]:
+        if capture.scan is None or not capture.over:
+            return []
+        return capture.scan.end_samples(capture.highest if capture.intact else None, now)
+
+    def _scan_for(self, series: Series) -> Scan | None:
+        for scan in self.scans:
+            if scan.uid not in self._series_of and series.fits(scan.plan.expected):
+                return scan
+        # Armed again before its first frame came: the newer series takes over the newest scan.
+        newest = self.scans[-1] if self.scans else None
+        if newest is None or newest.stopped or not series.fits(newest.plan.expected):
+            return None
+        elder = self._series_of[newest.uid]
+        if elder.highest >= 0:
+            return None
+        elder.scan, elder.closed = None, True
+        return newest
+
+
+def _touch(bound: Series | Capture, now: float) -> None:
+    bound.last = now
+    if bound.scan is not None:
+        bound.scan.last = now

@@ -1,0 +1,80 @@
+"""What the assembler gives: frozen values, matched with `match`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptyinr.types import Batch, ScanRange
+from ptyinr_stream.scan_report import ScanReport
+
+
+@dataclass(frozen=True)
+class ScanOpened:
+    """A run has begun that can be reconstructed."""
+
+    uid: str
+    document: dict[str, Any]
+    """Its start document."""
+    expected: int
+    """Frames."""
+    range: ScanRange
+
+
+@dataclass(frozen=True)
+class BaselineAdded:
+    """Motor readings of an open scan."""
+
+    uid: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SeriesBound:
+    """A detector series has turned out to be the scan's; armed again, a scan has another one."""
+
+    uid: str
+    series: int
+
+
+@dataclass(frozen=True)
+class CaptureBound:
+    """The position capture has turned out to be the scan's."""
+
+    uid: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Frames of a scan that have found their positions."""
+
+    uid: str
+    batch: Batch
+    at: float = 0.0
+    """When they were joined, in seconds of the clock that the assembler is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class FramesMissing:
+    """A scan is over but for frames that never came though their positions are known: once, while it can wait for them.
+
+    Whoever has them in a file gives them to the assembler as any other frame, under the number of the scan's series.
+    """
+
+    uid: str
+    indices: NDArray[np.int64]
+    """(n,) ascending."""
+
+
+@dataclass(frozen=True)
+class ScanClosed:
+    """A scan is over: exactly one for each `ScanOpened`, after its last `Joined`."""
+
+    uid: str
+    report: ScanReport
+
+
+Output = ScanOpened | BaselineAdded | SeriesBound | CaptureBound | Joined | FramesMissing | ScanClosed
