@@ -189,14 +189,9 @@ class Assembler:
             self.counts["runs_passed_over"] += 1
             self._binder.passed_over = uid
         else:
-            newest = self._scans[-1] if self._scans else None
-            if (
-                newest
-                and newest.undocumented
-                and not newest.documented_as
-                and newest.plan.expected == scan.plan.expected
-            ):
-                newest.documented_as = uid
+            undocumented = [s for s in self._scans if s.undocumented and s.documented_as is None]
+            if undocumented and undocumented[-1].plan.expected == scan.plan.expected:
+                undocumented[-1].documented_as = uid
                 self.counts["documents_late"] += 1
                 return []
             outputs += [*self._supersede(now), self._begin(scan)]

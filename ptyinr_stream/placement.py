@@ -45,9 +45,7 @@ class Placement:
             self._check = SupersamplingCheck(positions.samples_per_frame, plan.line, plan.expected)
         self._gate = PositionGate(plan, assembly.gate_margin) if assembly.gate else None
         self._offset_m = np.zeros(2) if positions.zero == "motor" else None
-        self._steady: dict[
-            int, NDArray[np.float64]
-        ] = {}  # how far off their command lines are, until there is an offset
+        self._off: dict[int, NDArray[np.float64]] = {}  # how far off their command lines are, until there is an offset
         self._table: SampleTable | None = None
         self._at: FramePositions | None = None
         self._complete: list[NDArray[np.int64]] = []  # not yet placed
@@ -199,13 +197,13 @@ class Placement:
         enough = np.full(plan.expected // plan.line, 1 if waited else (plan.line + 1) // 2)
         enough[newest:] = 1 if final else plan.line
         for line in np.flatnonzero(at.complete.reshape(-1, plan.line).sum(axis=1) >= enough).tolist():
-            if line not in self._steady:
+            if line not in self._off:
                 frames = complete[complete // plan.line == line]
                 commanded = np.array([plan.commanded_m(frame) for frame in frames.tolist()])
-                self._steady[line] = np.median(at.positions_m(frames) - commanded, axis=0)
+                self._off[line] = np.median(at.positions_m(frames) - commanded, axis=0)
         slow = 1 - plan.fast
-        for line, off in sorted(self._steady.items()):
-            after = self._steady.get(line + 1)
+        for line, off in sorted(self._off.items()):
+            after = self._off.get(line + 1)
             if after is not None and abs(after[slow] - off[slow]) <= _STEADY_STEPS * abs(plan.step_m[slow]):
                 return (off + after) / 2
-        return np.median(list(self._steady.values()), axis=0) if waited and self._steady else None
+        return np.median(list(self._off.values()), axis=0) if waited and self._off else None

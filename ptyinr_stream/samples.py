@@ -120,7 +120,7 @@ class FramePositions:
         """(expected,) whether a frame has all its samples on both axes."""
 
     def update(self, first: int, end: int) -> NDArray[np.int64]:
-        """Take notice of samples [first, end); return the frames, ascending, that have got their last sample by them."""
+        """Take notice of samples [first, end); return the frames, ascending, that have all their samples by them."""
         low = first // self.per_frame
         # A frame at the end of the table that lacks samples is not complete.
         high = min(-(-end // self.per_frame), self._table.extent // self.per_frame, self._expected)

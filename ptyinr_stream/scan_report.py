@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -57,8 +57,8 @@ class ScanReport:
     """Reception began in the middle of the scan: the header of its series and its first frames were never seen."""
     gate: Literal["off", "on", "given up"] = "off"
     """Given up: too many frames lay where the scan did not command them, so that the command was not believed."""
-    alignment: Alignment = Alignment()
-    supersampling: Supersampling = Supersampling()
+    alignment: Alignment = field(default_factory=Alignment)
+    supersampling: Supersampling = field(default_factory=Supersampling)
 
     @property
     def lost(self) -> int:

@@ -37,9 +37,7 @@ class Supersampling:
     def __str__(self) -> str:
         if self.verdict != "contradicts":
             return self.verdict
-        right = (
-            "no whole number of samples makes a frame" if self.seen is None else f"{self.seen} would have been right"
-        )
+        right = "there are too many of them" if self.seen is None else f"{self.seen} would have been right"
         return f"samples_per_frame is {self.per_frame}, which the encoder samples contradict: {right}"
 
 
@@ -123,13 +121,9 @@ class SupersamplingCheck:
         of_lines = found.size % line == 0 and found.nested is None
         if of_frames and of_lines:
             return
-        if found.size == per_frame and of_frames:
+        if found.size == per_frame * line or (found.size == per_frame and of_frames):
             self._conclude("agrees", per_frame)
-        elif found.size == per_frame * line:
-            self._conclude("agrees", per_frame)
-        elif found.size == per_frame:
-            return  # frames of S samples or lines of S frames: not to be told apart
-        else:
+        elif found.size != per_frame:  # else frames of S samples or lines of S frames: not to be told apart
             self._conclude("contradicts", found.size if of_frames else found.size // line)
 
     def overrun(self, surplus: int) -> None:

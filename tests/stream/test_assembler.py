@@ -7,7 +7,16 @@ import time
 import numpy as np
 import pytest
 
-from ptyinr_stream.assembler import Assembler, BaselineAdded, Frame, Joined, ScanClosed, ScanOpened
+from ptyinr_stream.assembler import (
+    Assembler,
+    BaselineAdded,
+    CaptureBound,
+    Frame,
+    Joined,
+    ScanClosed,
+    ScanOpened,
+    SeriesBound,
+)
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import (
     BaselineRead,
@@ -55,7 +64,9 @@ class Desk:
     """An assembler with a clock, and what it has given."""
 
     def __init__(self, positions=None, **assembly):
-        self.assembler = Assembler(positions or positions_config(), AssemblyConfig(**assembly))
+        # Positions here are easy to read rather than where the scan commands them.
+        settings = AssemblyConfig(**{"gate": False, **assembly})
+        self.assembler = Assembler(positions or positions_config(), settings)
         self.now = 0.0
         self.outputs = []
 
@@ -75,7 +86,8 @@ class Desk:
         return self
 
     def kinds(self):
-        return [type(output).__name__ for output in self.outputs]
+        names = [type(output).__name__ for output in self.outputs]
+        return [name for name in names if not name.endswith("Bound")]
 
     def pairs(self, uid):
         """{frame: (value of its pixels, y counts, x counts)} of all batches of a run."""
@@ -94,7 +106,14 @@ class Desk:
         [closed] = [o for o in self.outputs if isinstance(o, ScanClosed) and o.uid == uid]
         assert not [o for o in self.outputs[self.outputs.index(closed) :] if isinstance(o, Joined) and o.uid == uid]
         report = closed.report
-        fates = (report.paired, report.duplicates, report.surplus, report.misfits, report.without_position)
+        fates = (
+            report.paired,
+            report.duplicates,
+            report.surplus,
+            report.misfits,
+            report.without_position,
+            report.gated,
+        )
         assert report.frames == sum(fates)
         assert report.paired == len(self.pairs(uid))
         return report
@@ -107,7 +126,11 @@ def test_a_scan_in_the_order_of_the_beamline_is_joined_and_closed_when_complete(
     desk.feed(CaptureStarted(), SeriesStarted(7, 4), samples(0, [10, 12, 20]), frame(7, 1), frame(7, 0))
     desk.feed(samples(3, [22, 30, 32, 40, 42]), frame(7, 2), frame(7, 3), SeriesEnded(7), CaptureEnded(2))
 
-    opened, added, *joined, closed = desk.outputs
+    opened, added, *joined, closed = [o for o in desk.outputs if not isinstance(o, SeriesBound | CaptureBound)]
+    assert [o for o in desk.outputs if isinstance(o, SeriesBound | CaptureBound)] == [
+        CaptureBound("a"),
+        SeriesBound("a", 7),
+    ]
     assert opened == ScanOpened("a", start("a", 2, 2).document, 4, opened.range)
     assert opened.range.lower_m == pytest.approx((-2e-6, -1e-6))
     assert added == BaselineAdded("a", {"dcm_th": 9.5})
