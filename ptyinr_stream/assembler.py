@@ -87,6 +87,7 @@ class Assembler:
         self._binder = Binder(positions, assembly, self.counts)
         self._scans = self._binder.scans
         self._foreign_before: dict[str, int] = {}
+        self._made_up: Counter[str] = Counter()  # uids
         self._next_guess: dict[Capture, int] = {}  # from how many samples on it is worth another try
         self._now = self._last = float("-inf")
 
@@ -103,6 +104,7 @@ class Assembler:
                 outputs += self._binder.take_frame(event, now)
             case FrameTimed():
                 self._binder.take_times(event)
+                return outputs
             case PositionsArrived():
                 outputs += self._binder.take_positions(event, now)
             case RunStarted(uid, document):
@@ -232,14 +234,18 @@ class Assembler:
 
     def _close_ended(self, now: float) -> list[Output]:
         outputs: list[Output] = []
-        limits = (now - self._last, self._assembly.settle_s, self._assembly.idle_s)
-        for scan in list(self._scans):
-            if reason := scan.ending(now, *limits):
-                if reason != "complete" and self._assembly.fill_s:
-                    outputs += self._ask_for_missing(scan, now)
-                    if scan.fill_until is not None and now < scan.fill_until:
-                        continue
-                outputs += self._close(scan, reason)
+        quiet_s, assembly = now - self._last, self._assembly
+        ended = [
+            (scan, reason)
+            for scan in self._scans
+            if (reason := scan.ending(now, quiet_s, assembly.settle_s, assembly.idle_s))
+        ]
+        for scan, reason in ended:
+            if reason != "complete" and assembly.fill_s:
+                outputs += self._ask_for_missing(scan, now)
+                if scan.fill_until is not None and now < scan.fill_until:
+                    continue
+            outputs += self._close(scan, reason)
         return outputs
 
     def _ask_for_missing(self, scan: Scan, now: float) -> list[Output]:
@@ -266,6 +272,7 @@ class Assembler:
                     continue
                 if scan := self._guess(series, capture, expected, now):
                     self._next_guess.clear()
+                    self._made_up[scan.document["uid"]] += 1
                     return [*self._supersede(now), self._begin(scan), *self._binder.bind(now)]
                 break
         return []
@@ -303,4 +310,6 @@ class Assembler:
             _log.warning("series %d, without documents: %s", series.number, error)
             return None
         scan.undocumented = True
+        if self._made_up[scan.uid]:
+            scan.uid = f"{scan.uid}-{self._made_up[scan.uid] + 1}"
         return scan

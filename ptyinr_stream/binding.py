@@ -133,7 +133,8 @@ class Binder:
             series = self._begin_series(event.series, event.expected, now)  # else it came twice
             series.headed = True
         outputs = self.bind(now)
-        if self.scans and event.expected not in (None, 1) and series in self.loose_series:
+        documented = self.scans and not self.scans[-1].undocumented
+        if documented and event.expected not in (None, 1) and series in self.loose_series:
             runs = {scan.uid: scan.plan.expected for scan in self.scans}
             _log.warning("series %d of %d frames fits none of the open runs %s", event.series, event.expected, runs)
         return outputs

@@ -237,6 +237,4 @@ def _batch(frames: list[Frame], indices: NDArray[np.int64], positions_m: NDArray
     mask = None
     if any(frame.mask is not None for frame in frames):
         mask = np.stack([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
-    # A frame by itself is not copied: nobody writes into what a decoder has made.
-    counts = frames[0].counts[None] if len(frames) == 1 else np.stack([frame.counts for frame in frames])
-    return Batch(indices, counts, positions_m, mask)
+    return Batch(indices, np.stack([frame.counts for frame in frames]), positions_m, mask)

@@ -105,7 +105,7 @@ class SupersamplingCheck:
     def ready(self, timed: bool, extent: int) -> bool:
         """Tell whether frames may be placed: as soon as samples agree, or have had the time to contradict."""
         if self.result.verdict == "unchecked":
-            return not timed or extent >= ENOUGH_SAMPLES
+            return not timed or extent >= min(ENOUGH_SAMPLES, self._expected * self.result.per_frame)
         return not self.contradicted
 
     def look(self, times_s: NDArray[np.float64]) -> None:
