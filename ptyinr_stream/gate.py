@@ -9,8 +9,8 @@ may overshoot the commanded range two or three times. So a frame is *suspect* wh
 Suspicion alone rejects nothing: commands may be described wrongly (repeats that return, spirals, an encoder's sign). A
 suspect frame is held; the others pass at once, so that a good scan is never delayed. What is held is
 
-* rejected when two lines' worth of frames after it lay where they were commanded, and such frames make up three fifths
-  of all so far;
+* rejected when after it two lines' worth of frames without another suspect one have lain where they were commanded, and
+  such frames make up three fifths of all so far;
 * released, with every frame after it, when more than 16 lines or half of the scan are held: then it is the command that
   is not believed, and the gate is given up.
 
@@ -48,8 +48,9 @@ class PositionGate:
         least = np.maximum(_LEAST_STEPS * np.abs(plan.step_m), _LEAST_SHARE * extent.max())
         self._tolerance = np.maximum(margin * extent, least)
         self._lower, self._upper = lower - self._tolerance, upper + self._tolerance
-        self._normal = np.zeros(plan.expected, np.bool_)
+        self._verdicts = np.zeros(plan.expected, np.int8)  # 1 normal, -1 suspect, 0 unknown
         self._normals = self._suspects = self._rejections = self._next_look = 0
+        self._proven = -1  # suspect frames before it are rejected; -1 while nothing is proven
         self._held: NDArray[np.int64] = np.zeros(0, np.int64)
         self._proof = _PROOF_LINES * plan.line
         self._most_held = min(_MOST_HELD_LINES * plan.line, plan.expected // 2)
@@ -68,7 +69,7 @@ class PositionGate:
             return frames
         suspect = self._suspect(frames, positions_m)
         passed = frames[~suspect]
-        self._normal[passed] = True
+        self._verdicts[frames] = np.where(suspect, -1, 1)
         self._normals += len(passed)
         if suspect.any():
             self._suspects += int(suspect.sum())
@@ -83,7 +84,8 @@ class PositionGate:
 
     def finish(self) -> NDArray[np.int64]:
         """Judge what is held, because no more positions will come; return the frames that may be used after all."""
-        if self._trusted:
+        self._look()
+        if self._trusted and self._proven >= 0:
             self._reject(np.ones(len(self._held), np.bool_))
         self.given_up |= len(self._held) > 0
         return self._release()
@@ -106,10 +108,18 @@ class PositionGate:
         return outside | (np.abs(positions_m[:, slow] - commanded) > self._tolerance[slow])
 
     def _reject_proven(self) -> None:
-        if not self._trusted or self._normals < max(self._next_look, self._proof):
-            return
-        self._next_look = self._normals + max(1, self._proof // 8)
-        self._reject(self._held < np.flatnonzero(self._normal)[-self._proof])
+        if self._trusted and self._normals >= max(self._next_look, self._proof):
+            self._next_look = self._normals + max(1, self._proof // 8)
+            self._look()
+            self._reject(self._held < self._proven)
+
+    def _look(self) -> None:
+        """Find the last run of frames that are where they should be which is long enough to prove what it follows."""
+        known = np.flatnonzero(self._verdicts)
+        edges = np.flatnonzero(np.diff(self._verdicts[known] > 0, prepend=False, append=False)).reshape(-1, 2)
+        long = edges[edges[:, 1] - edges[:, 0] >= self._proof]
+        if len(long):
+            self._proven = max(self._proven, int(known[long[-1, 0]]))
 
     def _reject(self, chosen: NDArray[np.bool_]) -> None:
         self.rejected[self._held[chosen]] = True

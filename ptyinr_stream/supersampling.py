@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 ENOUGH_SAMPLES = 128
-"""Without a word from them after so many samples, frames are placed: there is no gap to be seen."""
+"""Without a gap in so many samples, or in somewhat more than a line, there is none to be seen: frames are placed."""
+_MOST_PATIENCE = 4096
 _LEAST_DISTANCES = 8
 _UNANIMOUS = 0.9
 _MOST_LOOKED_AT = 2**16
@@ -95,6 +96,11 @@ class SupersamplingCheck:
         self._line = line
         self._expected = expected
         self._next_look = ENOUGH_SAMPLES
+        self._patience = ENOUGH_SAMPLES
+        if per_frame > 1 and line < expected:
+            # Lines seen where frames should be are as good a sign that S is 1.
+            self._patience = max(ENOUGH_SAMPLES, min(11 * line * per_frame // 10, _MOST_PATIENCE))
+        self._patience = min(self._patience, expected * per_frame)
         self.result = Supersampling(per_frame=per_frame)
 
     @property
@@ -105,14 +111,14 @@ class SupersamplingCheck:
     def ready(self, timed: bool, extent: int) -> bool:
         """Tell whether frames may be placed: as soon as samples agree, or have had the time to contradict."""
         if self.result.verdict == "unchecked":
-            return not timed or extent >= min(ENOUGH_SAMPLES, self._expected * self.result.per_frame)
+            return not timed or extent >= self._patience
         return not self.contradicted
 
     def look(self, times_s: NDArray[np.float64]) -> None:
-        """Look at the times of all samples so far; costs nothing until there are twice as many as the last time."""
+        """Look at the times of all samples so far; costs nothing until there are a quarter more than the last time."""
         if self.result.verdict != "unchecked" or len(times_s) < self._next_look:
             return
-        self._next_look = 2 * len(times_s)
+        self._next_look = len(times_s) * 5 // 4
         found = groups(times_s[-_MOST_LOOKED_AT:])
         if found is None:
             return
