@@ -157,7 +157,7 @@ class Assembler:
         """Close every open scan, because nothing more will be received; count what still waited for a run."""
         outputs: list[Output] = []
         if self._assembly.without_documents:
-            outputs += self._open_without_documents(float("inf"))
+            outputs += self._open_without_documents(self._now, final=True)
         for scan in list(self._scans):
             outputs += self._close(scan, "complete" if scan.whole else "stopped")
         self._binder.forget(float("inf"))
@@ -235,12 +235,10 @@ class Assembler:
     def _close_ended(self, now: float) -> list[Output]:
         outputs: list[Output] = []
         quiet_s, assembly = now - self._last, self._assembly
-        ended = [
-            (scan, reason)
-            for scan in self._scans
-            if (reason := scan.ending(now, quiet_s, assembly.settle_s, assembly.idle_s))
-        ]
-        for scan, reason in ended:
+        for scan in tuple(self._scans):
+            reason = scan.ending(now, quiet_s, assembly.settle_s, assembly.idle_s)
+            if reason is None:
+                continue
             if reason != "complete" and assembly.fill_s:
                 outputs += self._ask_for_missing(scan, now)
                 if scan.fill_until is not None and now < scan.fill_until:
@@ -263,14 +261,14 @@ class Assembler:
 
     # Scans without documents
 
-    def _open_without_documents(self, now: float) -> list[Output]:
+    def _open_without_documents(self, now: float, final: bool = False) -> list[Output]:
         """Open a scan for the oldest series and the oldest capture that wait, if they can be of one."""
         for series in self._binder.loose_series:
             expected = self._expected(series)
             for capture in self._binder.loose_captures if expected else ():
                 if not expected or not capture.fits(expected, self._positions.samples_per_frame):
                     continue
-                if scan := self._guess(series, capture, expected, now):
+                if scan := self._guess(series, capture, expected, now, final):
                     self._next_guess.clear()
                     self._made_up[scan.document["uid"]] += 1
                     return [*self._supersede(now), self._begin(scan), *self._binder.bind(now)]
@@ -284,12 +282,12 @@ class Assembler:
         configured = self._assembly.scan_input
         return int(configured[2] * configured[5]) if configured and series.highest >= 1 else None
 
-    def _guess(self, series: Series, capture: Capture, expected: int, now: float) -> Scan | None:
+    def _guess(self, series: Series, capture: Capture, expected: int, now: float, final: bool) -> Scan | None:
         configured, positions = self._assembly.scan_input, self._positions
         if configured is not None and int(configured[2] * configured[5]) == expected:
             document = start_document(series.number, capture.armed_at, configured)
         else:
-            over = capture.over or now - capture.last >= self._assembly.settle_s
+            over = final or capture.over or now - capture.last >= self._assembly.settle_s
             if not over and capture.samples.extent < self._next_guess.get(capture, 0):
                 return None
             self._next_guess[capture] = capture.samples.extent * 5 // 4

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
@@ -305,10 +304,10 @@ class Binder:
         _touch(capture, now)
         return capture.scan is self.scans[-1] and not capture.scan.stopped
 
-    def _end_if_whole(self, capture: Capture, now: float) -> Sequence[Output]:
+    def _end_if_whole(self, capture: Capture, now: float) -> list[Output]:
         if capture.scan is None or not capture.over:
             return []
-        return capture.scan.end_samples(capture.highest if capture.intact else None, now)
+        return [*capture.scan.end_samples(capture.highest if capture.intact else None, now)]
 
     def _scan_for(self, series: Series) -> Scan | None:
         for scan in self.scans:

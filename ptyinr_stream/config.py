@@ -213,6 +213,14 @@ class OutputConfig(Section):
     """`<folder>/<run uid>/result.h5` and `snapshots/*.png`; None writes none."""
     every_snapshot: bool = True
     """Keep a PNG of every snapshot, not of the final one only."""
+    trace: bool = False
+    """Write `<folder>/traces/<run uid>.csv` when a scan is over: each frame's position, in the order of joining."""
+
+    @model_validator(mode="after")
+    def _traces_somewhere(self) -> OutputConfig:
+        if self.trace and self.folder is None:
+            raise ValueError("trace is set, but no folder to write it to")
+        return self
 
 
 class Config(Section):

@@ -35,6 +35,7 @@ from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
 from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.trace import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class Daemon:
         self._receivers: list[Receiver] = []
         self._publishers: list[PublisherThread] = []
         self._intake: Intake | None = None
+        output = config.output
+        self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -114,7 +117,7 @@ class Daemon:
             self._deliver()
             if not self.engine.work(time.monotonic):
                 with contextlib.suppress(queue.Empty):
-                    self.engine.take(self._outputs.get(timeout=IDLE_WAIT_S), time.monotonic())
+                    self._take(self._outputs.get(timeout=IDLE_WAIT_S))
             for part in (*self._receivers, *self._publishers, self._intake, self.server):
                 if part is not None:
                     part.check()
@@ -157,7 +160,12 @@ class Daemon:
     def _deliver(self) -> None:
         with contextlib.suppress(queue.Empty):
             while True:
-                self.engine.take(self._outputs.get_nowait(), time.monotonic())
+                self._take(self._outputs.get_nowait())
+
+    def _take(self, output: Output) -> None:
+        if self._trace is not None:
+            self._trace.take(output)
+        self.engine.take(output, time.monotonic())
 
     def _make_publishers(self, stack: contextlib.ExitStack) -> list[tuple[TiledPublisher | FilesPublisher, str]]:
         tiled = self._config.tiled

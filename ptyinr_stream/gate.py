@@ -100,7 +100,7 @@ class PositionGate:
         return self._normals >= _PROOF_RATIO * self._suspects
 
     def _suspect(self, frames: NDArray[np.int64], positions_m: NDArray[np.float64]) -> NDArray[np.bool_]:
-        outside = ((positions_m < self._lower) | (positions_m > self._upper)).any(axis=1)
+        outside: NDArray[np.bool_] = np.any((positions_m < self._lower) | (positions_m > self._upper), axis=1)
         if self._plan.expected == self._plan.line:
             return outside
         slow = 1 - self._plan.fast

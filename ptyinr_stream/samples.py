@@ -136,7 +136,8 @@ class FramePositions:
     def known_frames(self) -> NDArray[np.int64]:
         """Numbers of the frames that have at least one sample on each axis, ascending."""
         end = min(-(-self._table.extent // self.per_frame), self._expected)
-        return np.flatnonzero(np.logical_and(*(np.isfinite(self._blocks(axis, 0, end)).any(axis=1) for axis in (0, 1))))
+        rows, columns = (np.isfinite(self._blocks(axis, 0, end)).any(axis=1) for axis in (0, 1))
+        return np.flatnonzero(rows & columns)
 
     def positions_m(self, frames: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
         """Encoder positions (n, 2) of complete frames, in metres along (axis 0, axis 1)."""

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from ptyinr.types import ScanGeometry
+from ptyinr_stream.alignment import Alignment
 from ptyinr_stream.config import FramesConfig, PositionsConfig
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, plain, report_record, scan_record
 from ptyinr_stream.optics import scan_plan
 from ptyinr_stream.replay import HXN_ENCODERS
-from ptyinr_stream.scan import ScanReport
+from ptyinr_stream.scan_report import ScanReport
+from ptyinr_stream.supersampling import Supersampling
 
 GEOMETRY = ScanGeometry(wavelength_m=1e-10, distance_m=2.0, detector_pixel_m=75e-6, window=(100, 200))
 START = {
@@ -123,3 +125,18 @@ def test_a_report_becomes_flat_counts():
     assert told["frames_received"] == 9
     assert (told["frames_paired"], told["frames_lost"], told["frames_without_position"]) == (6, 3, 1)
     assert (told["exit_status"], told["end_reason"]) == ("unknown", "idle")
+
+
+def test_a_report_names_the_frames_that_are_missing_and_what_was_checked():
+    odd = tuple((2 * k, 2 * k) for k in range(500))
+    report = ScanReport(
+        9, 9, 9, 0, 0, 0, 0, 0, 0, 0, 0, None, "idle",
+        missing_frames=((0, 0), (12, 40)), gated=3, gated_frames=odd,
+        alignment=Alignment("suspect", (3, 4), (1, -2), 9), supersampling=Supersampling("contradicts", 10, 1),
+    )  # fmt: skip
+    told = report_record(report)
+    assert plain(told) == told
+    assert told["missing_frames"] == ["0", "12-40"]
+    assert (told["gated_frames"][-1], len(told["gated_frames"])) == ("and 300 more", 201)
+    assert (told["alignment"], told["alignment_lines"], told["alignment_offsets"]) == ("suspect", [3, 4], [1, -2])
+    assert "1 would have been right" in told["supersampling"]

@@ -22,7 +22,7 @@ from ptyinr_stream.demo import SecondProcess, demo_config, finished, report
 from ptyinr_stream.engine import ScanStatus
 from ptyinr_stream.errors import StreamError
 from ptyinr_stream.publishers.base import PublisherStatus
-from ptyinr_stream.scan import ScanReport
+from ptyinr_stream.scan_report import ScanReport
 from ptyinr_stream.terminal import _display, _line
 
 pytestmark = pytest.mark.system

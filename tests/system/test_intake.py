@@ -47,7 +47,8 @@ def configuration(assembly: dict[str, Any] | None = None, **frames: Any) -> Conf
                 "samples_per_frame": 2,
                 "motors": [1, 0],
             },
-            "assembly": assembly or {},
+            # Positions are drawn at random, not where the scan commands them.
+            "assembly": {"gate": False, **(assembly or {})},
         }
     )
 
