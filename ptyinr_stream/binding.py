@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 _MOST_TIMES = 2**20
 """Of the frames of one series: garbled frame numbers must not fill memory."""
+_OVERTAKEN_S = 1.0
+"""A header that comes later after frames of its number is of another series: the detector has begun to count anew."""
 
 
 @dataclass(eq=False)
@@ -31,6 +33,7 @@ class Series:
 
     number: int
     expected: int | None
+    began: float
     last: float
     """When something of it last arrived."""
     headed: bool = False
@@ -43,9 +46,14 @@ class Series:
     starts_s: dict[int, float] = field(default_factory=dict)
     """When frames began to be exposed, by the detector's clock."""
 
-    def overtook(self, expected: int | None) -> bool:
+    def overtook(self, expected: int | None, now: float) -> bool:
         """Whether a header of so many frames may be its own, which its frames overtook."""
-        bygone = self.over or self.closed or (self.scan is not None and (self.scan.stopped or self.scan.superseded))
+        bygone = (
+            now - self.began > _OVERTAKEN_S
+            or self.over
+            or self.closed
+            or (self.scan is not None and (self.scan.stopped or self.scan.superseded))
+        )
         return not self.headed and not bygone and (expected is None or self.highest < expected)
 
     def fits(self, expected: int) -> bool:
@@ -124,7 +132,7 @@ class Binder:
     def start_series(self, event: SeriesStarted, now: float) -> list[Output]:
         """Take a series' header."""
         series = self._series.get(event.series)
-        if series is not None and series.overtook(event.expected):
+        if series is not None and series.overtook(event.expected, now):
             series.headed, series.expected = True, event.expected  # it was overtaken by its frames
             if series.scan is not None:
                 series.scan.headed = True
@@ -278,7 +286,7 @@ class Binder:
             self._newest_series.over = True
             if self._newest_series.scan is not None:
                 self._newest_series.scan.series_over = True
-        series = self._newest_series = self._series[number] = Series(number, expected, now)
+        series = self._newest_series = self._series[number] = Series(number, expected, now, now)
         self.loose_series.append(series)
         return series
 

@@ -13,7 +13,7 @@ wrongly. They are, and nothing else is left out:
 * a header that comes after frames of its series, when its run has been stopped: it might be of the next series;
 * of two scans that overlap: a series lost whole, or its header and its last frame (the next one would be taken for
   it), a capture whose start was lost (its samples might be those that the elder lacks), one whose end and last samples
-  were lost, and a header lost of a series whose number was used before.
+  were lost, and a header lost of a series whose number the other one has too.
 """
 
 from __future__ import annotations
@@ -164,9 +164,11 @@ def cruel(draw, items, at_least):
     return kept, sent
 
 
-def simulate(draw, number, shape, per_frame, series, scans) -> Sent:
+def simulate(draw, number, shape, per_frame, numbers) -> Sent:
+    """One of as many scans as there are series `numbers`."""
+    series, alone = numbers[number], len(numbers) == 1
     sent = Sent("ab"[number], shape, per_frame, series)
-    n, alone = sent.expected, scans == 1
+    n = sent.expected
 
     kept, body = cruel(draw, list(range(n)), at_least=0 if alone else 1)
     images = []
@@ -175,7 +177,7 @@ def simulate(draw, number, shape, per_frame, series, scans) -> Sent:
         if draw.random() < 0.5:
             images.append(FrameTimed(series, k, 1000 * k, 1000 * k + 900))
     warm_up = [SeriesStarted(WARM_UP, 1), frame(WARM_UP, 0, 0), SeriesEnded(WARM_UP)] if draw.random() < 0.5 else []
-    loses_header = draw.random() < 0.2 and (alone or (n - 1 in kept and (number == 0 or series != 5)))
+    loses_header = draw.random() < 0.2 and (alone or (n - 1 in kept and len(set(numbers)) == 2))
     header = [] if loses_header else [SeriesStarted(series, n)]
     overtaken = alone and bool(header) and bool(images) and draw.random() < 0.1
     if overtaken:
@@ -220,7 +222,8 @@ def run_case(draw: random.Random) -> Counter[str]:
     documented = draw.random() < 0.75
     if not documented:
         shapes = [shapes[0]] * scans
-    sent = [simulate(draw, k, shapes[k], per_frame, draw.choice([5, 5 + k]), scans) for k in range(scans)]
+    numbers = [draw.choice([5, 5 + k]) for k in range(scans)]
+    sent = [simulate(draw, k, shapes[k], per_frame, numbers) for k in range(scans)]
     roads = [[event for s in sent for event in getattr(s, road)] for road in ("documents", "frames", "positions")]
     settings = {} if documented else {"without_documents": True, "scan_input": tuple(scan_input(*shapes[0]))}
     desk = Desk(per_frame, **settings)
