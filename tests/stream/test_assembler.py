@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -403,13 +401,3 @@ def test_every_open_scan_is_closed_once_when_nothing_more_will_come():
     desk.finish().finish()
     assert desk.report("a").reason == "stopped"
     assert desk.assembler.counts["frames_foreign"] == 1
-
-
-def test_a_scan_of_64_000_frames_keeps_up_with_2_000_frames_a_second():
-    desk = Desk(positions_config(10)).feed(start("a", 320, 200), SeriesStarted(1, 64_000), CaptureStarted())
-    began = time.perf_counter()
-    for first in range(0, 64_000, 40):
-        desk.feed(samples(10 * first, np.arange(10 * first, 10 * first + 400)))
-        desk.feed(*(frame(1, k, 0) for k in range(first, first + 40)))
-    assert len(desk.pairs("a")) == 64_000
-    assert time.perf_counter() - began < 32
