@@ -257,7 +257,14 @@ class Assembler:
         self._scans.remove(scan)
         self._binder.release(scan)
         foreign = self.counts["frames_foreign"] - self._foreign_before.pop(scan.uid)
-        return [*scan.finish(self._now), ScanClosed(scan.uid, scan.report(reason, foreign))]
+        joined = scan.finish(self._now)
+        report = scan.report(reason, foreign)
+        if report.alignment.verdict == "suspect":
+            line, offset = report.alignment.lines[0], report.alignment.offsets[0]
+            _log.warning("scan %s: at the end of line %d the detector is %d triggers behind", scan.uid, line, offset)
+        if report.gate == "given up":
+            _log.warning("scan %s: too many frames lay where they were not commanded: none was kept out", scan.uid)
+        return [*joined, ScanClosed(scan.uid, report)]
 
     # Scans without documents
 

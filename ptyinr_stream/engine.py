@@ -243,6 +243,8 @@ class Engine:
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
         scan.closed_at = now
         scan.note(report=report, ends_at=now + self._config.training.refine_s)
+        if not scan.status.frames and report.supersampling.verdict == "contradicts":
+            scan.refusal = str(report.supersampling)
         newest = next(reversed(self._scans.values()))
         trainer = self._trainer(scan)
         refined = self._config.training.refine_s and trainer is not None and trainer.ready(complete=True)

@@ -221,7 +221,7 @@ def test_the_right_number_of_samples_agrees():
 
 
 @pytest.mark.parametrize(("missed", "verdict"), [((), "agrees"), ((5 * LINE + 3, 5 * LINE + 4), "suspect")])
-def test_triggers_that_the_detector_missed_are_reported_by_line(missed, verdict):
+def test_triggers_that_the_detector_missed_are_reported_by_line(missed, verdict, caplog):
     starts = np.delete(seconds(1), list(missed))
     times = [FrameTimed(1, k, int(1e9 * at), int(1e9 * at) + 9_000_000) for k, at in enumerate(starts)]
     desk = begun().feed(*(e for pair in zip(frames(range(len(times))), times, strict=True) for e in pair))
@@ -229,6 +229,7 @@ def test_triggers_that_the_detector_missed_are_reported_by_line(missed, verdict)
     assert report.alignment.verdict == verdict
     assert report.alignment.lines == (tuple(range(5, LINES - 1)) if missed else ())
     assert set(report.alignment.offsets) == ({2} if missed else set())
+    assert ("at the end of line 5 the detector is 2 triggers behind" in caplog.text) == bool(missed)
 
 
 # Frames that never came

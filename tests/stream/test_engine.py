@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,16 @@ import pytest
 
 from ptyinr.trainer import LEAST_ANNEAL, Trainer
 from ptyinr.types import Batch, Snapshot
-from ptyinr_stream.assembler import BaselineAdded, Joined, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.assembler import (
+    BaselineAdded,
+    CaptureBound,
+    FramesMissing,
+    Joined,
+    ScanClosed,
+    ScanOpened,
+    ScanReport,
+    SeriesBound,
+)
 from ptyinr_stream.config import parse_config
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.formats import RecordedScan
@@ -19,6 +28,7 @@ from ptyinr_stream.metadata import ScanRecord
 from ptyinr_stream.optics import scan_plan
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.replay.messages import run_documents
+from ptyinr_stream.supersampling import Supersampling
 
 
 @dataclass
@@ -68,9 +78,10 @@ class Bench:
         batch = Batch(indices, self.recorded.counts[indices], self.recorded.positions_m[indices] + shifted_m)
         self.engine.take(Joined(uid, batch), self.now)
 
-    def close(self, uid: str, paired: int = 72) -> None:
+    def close(self, uid: str, paired: int = 72, **more: Any) -> None:
         lost = 72 - paired
         report = ScanReport(72, paired, paired, 0, 0, 0, 0, lost, 0, 0, 0, "success", "settled" if lost else "complete")
+        report = replace(report, **more)
         self.engine.take(ScanClosed(uid, report), self.now)
 
     def begin(self, uid: str, frames: range | list[int] = range(72)) -> None:
@@ -291,6 +302,22 @@ def test_a_scan_without_frames_fails_and_says_so(bench):
     assert b.phases == {"a": "failed"}
     assert b.engine.status.error == "no frame was joined with a position"
     assert b.sink.heard == []
+
+
+def test_a_scan_of_which_no_frame_was_placed_says_why(bench):
+    b = bench()
+    b.open("a")
+    b.close("a", paired=0, supersampling=Supersampling("contradicts", 10, 1))
+    assert "1 would have been right" in b.engine.status.error
+
+
+def test_what_is_bound_or_missing_does_not_concern_training(bench):
+    b = bench()
+    b.open("a")
+    before = b.engine.status
+    for output in (SeriesBound("a", 3), CaptureBound("a"), FramesMissing("a", np.arange(3))):
+        b.engine.take(output, 0.0)
+    assert b.engine.status == before
 
 
 def test_without_refinement_the_close_is_the_end(bench):
