@@ -6,6 +6,9 @@ then on frame f belongs with samples [f * S, (f + 1) * S) of its run's capture (
 either joined or counted: in the report of its scan, or in `Assembler.counts`. A run that is not a scan is passed over,
 with what arrives while it is open.
 
+Where a rotation in the baseline reading decides how positions are read, a run opens with that reading, or without it
+when `settle_s` have passed.
+
 Where `without_documents` is set no start document is waited for: a scan opens as soon as there are a series and a
 capture for it, with a start document that is made up (`undocumented`). One that comes later all the same is taken for
 the same scan's.
@@ -15,7 +18,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,7 +41,7 @@ from ptyinr_stream.events import (
     SeriesEnded,
     SeriesStarted,
 )
-from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.motors import awaits_baseline, resolve
 from ptyinr_stream.outputs import (
     BaselineAdded,
     CaptureBound,
@@ -51,7 +55,7 @@ from ptyinr_stream.outputs import (
 from ptyinr_stream.samples import MOST_SAMPLES, FramePositions
 from ptyinr_stream.scan import Frame, Scan
 from ptyinr_stream.scan_report import Reason, ScanReport
-from ptyinr_stream.undocumented import commanded, enclosing, start_document
+from ptyinr_stream.undocumented import KIND, commanded, enclosing, start_document
 
 __all__ = [
     "Assembler",
@@ -68,6 +72,18 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+_SPAN_TOLERANCE = 0.05
+"""Encoders follow their commands more closely; the factors of two stages are further apart."""
+
+
+@dataclass(frozen=True)
+class _Awaiting:
+    """A run whose baseline reading decides how its positions are read."""
+
+    uid: str
+    document: dict[str, Any]
+    since: float
 
 
 class Assembler:
@@ -88,6 +104,7 @@ class Assembler:
         self._scans = self._binder.scans
         self._foreign_before: dict[str, int] = {}
         self._made_up: Counter[str] = Counter()  # uids
+        self._awaiting: _Awaiting | None = None  # the newest run, until it opens
         self._next_guess: dict[Capture, int] = {}  # from how many samples on it is worth another try
         self._now = self._last = float("-inf")
 
@@ -110,9 +127,11 @@ class Assembler:
             case RunStarted(uid, document):
                 outputs += self._open(uid, document, now)
             case BaselineRead(uid, values):
+                outputs += self._open_awaiting(values, uid)
                 if scan := self._documented(uid, now):
                     outputs.append(BaselineAdded(scan.uid, values))
             case RunStopped(uid, exit_status):
+                outputs += self._open_awaiting({}, uid)
                 if uid == self._binder.passed_over:
                     self._binder.passed_over = None
                 elif scan := self._documented(uid, now):
@@ -131,7 +150,7 @@ class Assembler:
                 raise TypeError("the assembler takes decoded frames: give it a Frame")
         if self._assembly.without_documents:
             outputs += self._open_without_documents(now)
-        return outputs + self._close_ended(now)
+        return outputs + self._open_overdue(now) + self._close_ended(now)
 
     def fill(self, uid: str, frames: Iterable[Frame], now: float) -> list[Output]:
         """Take frames of a scan from elsewhere than its stream, such as the detector's file; their series is not read.
@@ -149,13 +168,13 @@ class Assembler:
         """Let time pass: close scans that are over, and drop what has waited too long for a start document."""
         now = self._now = max(self._now, now)
         outputs = self._open_without_documents(now) if self._assembly.without_documents else []
-        outputs += self._close_ended(now)
+        outputs += self._open_overdue(now) + self._close_ended(now)
         self._binder.forget(now - self._assembly.preroll_s)
         return outputs
 
     def finish(self) -> list[Output]:
         """Close every open scan, because nothing more will be received; count what still waited for a run."""
-        outputs: list[Output] = []
+        outputs = self._open_awaiting({})
         if self._assembly.without_documents:
             outputs += self._open_without_documents(self._now, final=True)
         for scan in list(self._scans):
@@ -179,10 +198,10 @@ class Assembler:
     # Runs
 
     def _open(self, uid: str, document: dict[str, Any], now: float) -> list[Output]:
-        if any(uid in (scan.uid, scan.documented_as) for scan in self._scans):
+        if self._awaits(uid) or any(uid in (scan.uid, scan.documented_as) for scan in self._scans):
             self.counts["documents_foreign"] += 1
             return []
-        outputs: list[Output] = []
+        outputs = self._open_awaiting({})
         try:
             scan = self._scan(uid, document, self._positions, now)
         except GeometryError as error:
@@ -195,19 +214,48 @@ class Assembler:
             if undocumented and undocumented[-1].plan.expected == scan.plan.expected:
                 undocumented[-1].documented_as = uid
                 self.counts["documents_late"] += 1
-                return []
-            outputs += [*self._supersede(now), self._begin(scan)]
+                return outputs
+            outputs += self._supersede(now)
+            if awaits_baseline(document, self._positions):
+                self._awaiting = _Awaiting(uid, document, now)
+                return outputs
+            outputs.append(self._begin(scan))
         return outputs + self._binder.bind(now)
 
-    def _scan(self, uid: str, document: dict[str, Any], positions: PositionsConfig, now: float) -> Scan:
+    def _awaits(self, uid: str | None) -> bool:
+        return self._awaiting is not None and uid in (None, self._awaiting.uid)
+
+    def _open_awaiting(self, baseline: dict[str, Any], uid: str | None = None) -> list[Output]:
+        """Open the run that awaits its baseline reading, if there is one (with this uid), with what is known."""
+        if self._awaiting is None or not self._awaits(uid):
+            return []
+        awaiting, self._awaiting = self._awaiting, None
+        scan = self._scan(awaiting.uid, awaiting.document, self._positions, awaiting.since, baseline)
+        if scan.layout.angle_source.startswith("assumed") and self._positions.foreshorten:
+            _log.warning("run %s: its rotation is %s: not foreshortened", scan.uid, scan.layout.angle_source)
+        return [self._begin(scan), *self._binder.bind(self._now)]
+
+    def _open_overdue(self, now: float) -> list[Output]:
+        patient = self._awaiting is not None and now - self._awaiting.since < self._assembly.settle_s
+        return [] if patient else self._open_awaiting({})
+
+    def _scan(
+        self,
+        uid: str,
+        document: dict[str, Any],
+        positions: PositionsConfig,
+        now: float,
+        baseline: Mapping[str, Any] | None = None,
+    ) -> Scan:
         """Make a scan of a start document. What holds for its encoders is decided here, and nowhere else."""
-        plan = scan_plan(document, positions)
-        if plan.expected * positions.samples_per_frame > MOST_SAMPLES:
+        layout = resolve(document, baseline or {}, positions)
+        expected, samples = layout.plan.expected, layout.samples_per_frame
+        if expected * samples > MOST_SAMPLES:
             raise GeometryError(
-                f"start document: {plan.expected} frames of {positions.samples_per_frame} samples are more than the "
-                f"{MOST_SAMPLES} samples that can be held"
+                f"start document: {expected} frames of {samples} samples are more than the {MOST_SAMPLES} samples that "
+                "can be held"
             )
-        return Scan(uid, document, plan, positions, self._assembly, now)
+        return Scan(uid, document, layout, positions, self._assembly, now)
 
     def _supersede(self, now: float) -> list[Output]:
         """One RunEngine has one run at a time: the elder's stop document was lost or overtaken."""
@@ -221,7 +269,7 @@ class Assembler:
     def _begin(self, scan: Scan) -> ScanOpened:
         self._scans.append(scan)
         self._foreign_before[scan.uid] = self.counts["frames_foreign"]
-        return ScanOpened(scan.uid, scan.document, scan.plan.expected, scan.plan.range)
+        return ScanOpened(scan.uid, scan.document, scan.layout)
 
     def _documented(self, uid: str, now: float) -> Scan | None:
         """The open scan that a later document belongs to."""
@@ -264,6 +312,12 @@ class Assembler:
             _log.warning("scan %s: at the end of line %d the detector is %d triggers behind", scan.uid, line, offset)
         if report.gate == "given up":
             _log.warning("scan %s: too many frames lay where they were not commanded: none was kept out", scan.uid)
+        for axis, ratio in zip(scan.layout.axes, report.span_ratios, strict=True):
+            if axis.channel is not None and ratio is not None and abs(ratio - 1) > _SPAN_TOLERANCE:
+                _log.warning(
+                    "scan %s: by %s %s moved %.3f of its commanded range: scale, sign or channel is not right",
+                    *(scan.uid, axis.channel, axis.motor or "the motor", ratio),
+                )
         return [*joined, ScanClosed(scan.uid, report)]
 
     # Scans without documents
@@ -273,7 +327,7 @@ class Assembler:
         for series in self._binder.loose_series:
             expected = self._expected(series)
             for capture in self._binder.loose_captures if expected else ():
-                if not expected or not capture.fits(expected, self._positions.samples_per_frame):
+                if not expected or not capture.fits(expected, self._positions.samples(KIND) or 1):
                     continue
                 if scan := self._guess(series, capture, expected, now, final):
                     self._next_guess.clear()
@@ -290,7 +344,8 @@ class Assembler:
         return int(configured[2] * configured[5]) if configured and series.highest >= 1 else None
 
     def _guess(self, series: Series, capture: Capture, expected: int, now: float, final: bool) -> Scan | None:
-        configured, positions = self._assembly.scan_input, self._positions
+        configured, per_frame = self._assembly.scan_input, self._positions.samples(KIND) or 1
+        positions = self._positions.model_copy(update={"samples_per_frame": per_frame})
         if configured is not None and int(configured[2] * configured[5]) == expected:
             document = start_document(series.number, capture.armed_at, configured)
         else:
@@ -298,7 +353,13 @@ class Assembler:
             if not over and capture.samples.extent < self._next_guess.get(capture, 0):
                 return None
             self._next_guess[capture] = capture.samples.extent * 5 // 4
-            at = FramePositions(capture.samples, positions, positions.samples_per_frame, expected)
+            try:
+                unknown = start_document(series.number, capture.armed_at, (0, 1, expected, 0, 1, 1))
+                layout = resolve(unknown, {}, positions)
+            except GeometryError as error:
+                _log.warning("series %d, without documents: %s", series.number, error)
+                return None
+            at = FramePositions(capture.samples, layout, per_frame, expected)
             at.update(0, capture.samples.extent)
             complete = np.flatnonzero(at.complete)
             first = int(at.complete.argmin()) if len(complete) < expected else expected

@@ -12,9 +12,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import CaptureStarted, FrameTimed, PositionsArrived, SeriesStarted
+from ptyinr_stream.motors import channels
 from ptyinr_stream.outputs import CaptureBound, Output, SeriesBound
 from ptyinr_stream.samples import SampleTable
 from ptyinr_stream.scan import Frame, Scan
@@ -37,6 +39,7 @@ class Series:
     last: float
     """When something of it last arrived."""
     headed: bool = False
+    header: dict[str, Any] = field(default_factory=dict)
     scan: Scan | None = None
     closed: bool = False
     over: bool = False
@@ -105,7 +108,7 @@ class Binder:
     """
 
     def __init__(self, positions: PositionsConfig, assembly: AssemblyConfig, counts: Counter[str]) -> None:
-        self._channels = (positions.axis0.channel, positions.axis1.channel)
+        self._channels = channels(positions)
         self._most_bytes = 1e6 * assembly.inbox_mb
         self._counts = counts
         self._series: dict[int, Series] = {}  # the newest of each number
@@ -139,6 +142,7 @@ class Binder:
         elif series is None or series.highest >= 0 or series.over or series.expected != event.expected:
             series = self._begin_series(event.series, event.expected, now)  # else it came twice
             series.headed = True
+        series.header = event.header or series.header
         outputs = self.bind(now)
         documented = self.scans and not self.scans[-1].undocumented
         if documented and event.expected not in (None, 1) and series in self.loose_series:
@@ -198,7 +202,7 @@ class Binder:
         if not any(name in event.channels for name in self._channels):
             if not self._counts["positions_without_channel"]:
                 names = ", ".join(event.channels)
-                _log.warning("positions: neither %s nor %s among the channels %s", *self._channels, names)
+                _log.warning("positions: none of %s among the channels %s", ", ".join(self._channels), names)
             self._counts["positions_without_channel"] += 1
             return []
         capture, first = self._capture, event.first_sample
@@ -241,7 +245,7 @@ class Binder:
             self._series_of[scan.uid] = series
             scan.last, scan.headed, scan.series_over = now, series.headed, series.over
             scan.frame_starts_s = series.starts_s
-            outputs += [SeriesBound(scan.uid, series.number), *scan.take(frames, now)]
+            outputs += [SeriesBound(scan.uid, series.number, series.header), *scan.take(frames, now)]
         for capture in list(self.loose_captures):
             lacking = (scan for scan in self.scans if scan.placement.table is None)
             fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -19,6 +19,7 @@ from ptyinr_stream.errors import ConfigError
 Port = Annotated[int, Field(ge=0, le=65535)]
 Size = Annotated[int, Field(gt=0)]
 Index = Annotated[int, Field(ge=0)]
+Length = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
@@ -61,11 +62,20 @@ class StreamsConfig(Section):
 class GeometryConfig(Section):
     """Optics. What is given here overrules the documents; what is left out is taken from them."""
 
-    detector_pixel_um: float = Field(gt=0)
+    detector: str | None = None
+    """The frames' detector by its name in the documents; None takes the first of `scan.detectors` in a table below."""
+    detector_pixel_um: float | None = Field(default=None, gt=0)
+    """None takes it from `detector_pixels_um`."""
+    detector_pixels_um: dict[str, Length] = {"eiger*": 75.0, "merlin*": 55.0, "maxipix*": 55.0}
+    """By the detector's name; * stands for any letters, the first that fits counts."""
     distance_m: float | None = Field(default=None, gt=0)
-    """Sample to detector; None takes `scan.detector_distance` from the start document."""
+    """Sample to detector; None takes it from `distances_m`, and last `scan.detector_distance` from the documents."""
+    distances_m: dict[str, Length] = {}
+    """Calibrated distances, by the detector's name like its pixel."""
     energy_kev: float | None = Field(default=None, gt=0)
-    """None derives it from the monochromator angle `dcm_th` (degrees, Si 111) of the baseline reading."""
+    """None takes the first of `energy_from` in the baseline reading, and last the detector's own header."""
+    energy_from: tuple[str, ...] = ("dcm_th",)
+    """Baseline readings in order of trust: `dcm_th` is the monochromator's angle (degrees, Si 111), others energies."""
 
     @property
     def wavelength_m(self) -> float | None:
@@ -109,28 +119,78 @@ class AxisConfig(Section):
         return value
 
 
+class EncoderConfig(Section):
+    """One motor of the beamline and how it is read; what is left out is taken from `table`."""
+
+    channel: str | None = None
+    """Dataset name on the wire; None means that no encoder can be read: its frames lie where they were commanded."""
+    um_per_count: float | None = None
+    """Signed so that positions grow with the motor's own coordinate."""
+    motor_sign: Literal[1, -1] = 1
+    """-1 where the motor's coordinate grows towards smaller array indices."""
+    rotation: str | None = None
+    """The baseline reading, in degrees, of the rotation that foreshortens its motion; None for a motor along it."""
+
+    @field_validator("um_per_count")
+    @classmethod
+    def _moves(cls, value: float | None) -> float | None:
+        if value == 0:
+            raise ValueError("is 0: every frame would lie in one place")
+        return value
+
+
 class PositionsConfig(Section):
     """How encoder samples become positions of frames."""
 
-    axis0: AxisConfig
-    """Array rows."""
-    axis1: AxisConfig
-    """Array columns."""
-    samples_per_frame: int = Field(default=10, ge=1)
+    table: Literal["hxn"] | None = None
+    """A known table of motors and their encoders; the start document's `motors` choose from it."""
+    encoders: dict[str, EncoderConfig] = {}
+    """Motors by name, beside the table and before it."""
+    axis0: AxisConfig | None = None
+    """Array rows; given, it overrules what the motor's name would choose."""
+    axis1: AxisConfig | None = None
+    """Array columns, likewise."""
+    samples_per_frame: int | None = Field(default=None, ge=1)
+    """None takes it from `samples_by_type`."""
+    samples_by_type: dict[str, Size] = {"2D_FLY_PANDA": 10, "2D_FLY_CONT_PANDA": 1, "FIP_2D_FLY": 10}
+    """Encoder samples of a frame, by `scan.type`, else by the plan's name; no document tells them."""
     motors: tuple[Literal[0, 1], Literal[0, 1]] = (0, 1)
-    """Which of the start document's `motors` (0 fast, 1 slow) moves along axis 0 and axis 1."""
+    """Which of the start document's motors (0 fast, 1 slow) moves along axis 0 and axis 1."""
     time_channel: str = "/PCAP.TS_TRIG.Value"
     """Dataset with the time of each sample, by which `samples_per_frame` and the detector's frames are checked."""
     zero: Literal["motor", "scan_start"] = "motor"
     """Where the encoders read zero: where the motors do, or anywhere; then the first frame lies at the scan's start."""
+    foreshorten: bool = True
+    """Shorten what moves across a rotation axis by the cosine of its angle, beyond 45 degrees by the sine."""
+    mirror_beyond_minus_45: bool = False
+    """From -45 degrees on the foreshortened axis runs the other way."""
+    angle_deg: float | None = None
+    """The sample's rotation; None takes it from the baseline reading that the motor names."""
 
     @model_validator(mode="after")
     def _axes_differ(self) -> PositionsConfig:
-        if self.axis0.channel == self.axis1.channel:
+        if self.axis0 is not None and self.axis1 is not None and self.axis0.channel == self.axis1.channel:
             raise ValueError(f"axis0 and axis1 both read {self.axis0.channel}")
         if self.motors[0] == self.motors[1]:
             raise ValueError(f"motors are {list(self.motors)}: axis0 and axis1 move by different ones")
+        if not (self.table or self.encoders) and (self.axis0 is None or self.axis1 is None):
+            raise ValueError('give axis0 and axis1, or table = "hxn", or encoders by the names of motors')
         return self
+
+    def samples(self, kind: str) -> int | None:
+        """Encoder samples of a frame of a kind of scan; None where nobody knows."""
+        return self.samples_by_type.get(kind) if self.samples_per_frame is None else self.samples_per_frame
+
+    @property
+    def axes(self) -> tuple[AxisConfig, AxisConfig]:
+        """Both axes, of a configuration that gives them.
+
+        Raises:
+            ConfigError: one is left to the motors' names.
+        """
+        if self.axis0 is None or self.axis1 is None:
+            raise ConfigError("positions: axis0 and axis1 are not both given")
+        return self.axis0, self.axis1
 
 
 class AssemblyConfig(Section):
@@ -227,7 +287,7 @@ class Config(Section):
     """The whole file."""
 
     streams: StreamsConfig
-    geometry: GeometryConfig
+    geometry: GeometryConfig = GeometryConfig()
     frames: FramesConfig = FramesConfig()
     positions: PositionsConfig
     assembly: AssemblyConfig = AssemblyConfig()
@@ -260,8 +320,8 @@ def parse_config(values: dict[str, Any], source: str = "configuration") -> Confi
     Traceback (most recent call last):
     ...
     ptyinr_stream.errors.ConfigError: hxn.toml: streams: missing
-    hxn.toml: geometry.detector_pixel_um: missing
-    hxn.toml: geometry.detector_pixel: unknown key; there are: detector_pixel_um, distance_m, energy_kev
+    hxn.toml: geometry.detector_pixel: unknown key; there are: detector, detector_pixel_um, detector_pixels_um, \
+distance_m, distances_m, energy_kev, energy_from
     hxn.toml: positions: missing
     """
     try:
@@ -306,7 +366,9 @@ def _complaint(problem: Any) -> str:
 
 
 def _section_at(path: tuple[str | int, ...]) -> type[Section]:
-    section: Any = Config
+    """The table at a path, seen through `X | None` and through tables of tables."""
+    found: Any = Config
     for part in path:
-        section = section.model_fields[part].annotation
-    return section
+        found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[-1]
+        found = get_args(found)[0] if type(None) in get_args(found) else found
+    return found

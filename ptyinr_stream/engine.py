@@ -34,7 +34,7 @@ from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
-from ptyinr_stream.optics import scan_geometry, scan_plan
+from ptyinr_stream.optics import scan_optics
 
 _log = logging.getLogger(__name__)
 
@@ -91,6 +91,8 @@ class _Scan:
     began: float
     status: ScanStatus
     baseline: dict[str, Any] = field(default_factory=dict)
+    header: dict[str, Any] = field(default_factory=dict)
+    """The detector's."""
     waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
     closed_at: float | None = None
@@ -131,19 +133,22 @@ class Engine:
             case BaselineAdded():
                 if scan := self._scans.get(output.uid):
                     scan.baseline |= output.values
+            case SeriesBound(uid, _, header):
+                if scan := self._scans.get(uid):
+                    scan.header = header
             case Joined():
                 if scan := self._scans.get(output.uid):
                     self._append(scan, output.batch, now)
             case ScanClosed():
                 if scan := self._scans.get(output.uid):
                     self._close(scan, output.report, now)
-            case SeriesBound() | CaptureBound() | FramesMissing():
+            case CaptureBound() | FramesMissing():
                 pass
 
     def work(self, now: Callable[[], float]) -> bool:
         """Take one step of the newest scan, with a snapshot if one is due; False if there is nothing to do."""
         scan = next(reversed(self._scans.values()), None)
-        trainer = None if scan is None else self._trainer(scan)
+        trainer = None if scan is None else self._trainer(scan, now())
         if scan is None or trainer is None or not trainer.ready(complete=scan.closed_at is not None):
             return False
         if not trainer.steps and scan.status.phase != "finding the probe":
@@ -183,7 +188,7 @@ class Engine:
         if scan.status.phase == "failed":
             return
         scan.waiting.append(batch)
-        if (trainer := self._trainer(scan)) is None:
+        if (trainer := self._trainer(scan, now)) is None:
             return
         self._hand_over(scan, trainer)
 
@@ -199,7 +204,7 @@ class Engine:
                 scan.refusal = str(error)
                 _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, len(batch.indices), error)
 
-    def _trainer(self, scan: _Scan) -> Trainer | None:
+    def _trainer(self, scan: _Scan, now: float) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
         if scan.status.phase == "failed":
             return None
@@ -207,9 +212,11 @@ class Engine:
             return scan.trainer
         height, width = scan.waiting[0].counts.shape[1:]
         document = scan.opened.document
+        # The detector's header is the last resort: only when no baseline reading can still come before it.
+        early = not scan.baseline and scan.closed_at is None and now - scan.began < self._config.assembly.settle_s
+        header = {} if early else scan.header
         try:
-            plan = scan_plan(document, self._config.positions)
-            geometry = scan_geometry(self._config.geometry, (height, width), document, scan.baseline)
+            optics = scan_optics(self._config.geometry, (height, width), document, scan.baseline, header)
         except GeometryError as error:
             if scan.closed_at is not None:  # the baseline reading may still come
                 self._fail(scan, str(error))
@@ -217,7 +224,7 @@ class Engine:
         training = self._config.training
         try:
             trainer = Trainer(
-                geometry,
+                optics.geometry,
                 scan.opened.range,
                 TrainerSettings(holdout=training.holdout, seed=training.seed),
                 uid=scan.opened.uid,
@@ -228,7 +235,9 @@ class Engine:
             self._fail(scan, str(error))
             return None
         scan.trainer = trainer
-        record = scan_record(scan.opened.uid, document, geometry, plan, self._convention)
+        for doubt in optics.doubts:
+            _log.warning("scan %s: %s", scan.opened.uid, doubt)
+        record = scan_record(scan.opened.uid, document, optics, scan.opened.layout, self._convention)
         for sink in self._sinks:
             sink.open(record)
         self._hand_over(scan, trainer)
@@ -246,7 +255,7 @@ class Engine:
         if not scan.status.frames and report.supersampling.verdict == "contradicts":
             scan.refusal = str(report.supersampling)
         newest = next(reversed(self._scans.values()))
-        trainer = self._trainer(scan)
+        trainer = self._trainer(scan, now)
         refined = self._config.training.refine_s and trainer is not None and trainer.ready(complete=True)
         if scan is not newest or not refined:
             self._finish(scan, now)
@@ -255,7 +264,7 @@ class Engine:
         """Take the final snapshot and let the scan go."""
         del self._scans[scan.opened.uid]
         scan.closed_at = now if scan.closed_at is None else scan.closed_at
-        trainer = self._trainer(scan)
+        trainer = self._trainer(scan, now)
         if trainer is not None:
             try:
                 if not trainer.steps:

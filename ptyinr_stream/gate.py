@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.grids import ScanPlan
 
 _LEAST_STEPS = 3
 """A position off by fewer steps is never suspect, however small the scan."""

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ptyinr.types import ScanGeometry
-from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.motors import Layout
+from ptyinr_stream.optics import Optics
 from ptyinr_stream.scan_report import Ranges, ScanReport
 
 YEAR_9999 = 2.5e11
@@ -60,21 +60,23 @@ class ScanRecord:
 def scan_record(
     uid: str,
     document: Mapping[str, Any],
-    geometry: ScanGeometry,
-    plan: ScanPlan,
+    optics: Optics,
+    layout: Layout,
     convention: Mapping[str, Any],
 ) -> ScanRecord:
-    """The record of a scan from its start document, its optics and the convention of its frames.
+    """The record of a scan from its start document, its optics and the conventions of its positions and its frames.
 
     As in HXN's own records x is the fast motor, whichever axis of the arrays it moves along. Documents come off a wire:
     what is no plain value in them is published as text, and never an error.
     """
     scan = document.get("scan")
     nested = scan if isinstance(scan, Mapping) else {}
+    geometry, plan = optics.geometry, layout.plan
     x, y = plan.fast, 1 - plan.fast
     range_um = [1e6 * (b - a) for a, b in zip(plan.range.lower_m, plan.range.upper_m, strict=True)]
     scan_id = _number(document.get("scan_id"))
     scan_id = int(scan_id) if math.isfinite(scan_id) else 0
+    given = {**optics.describe(), **layout.describe(), **convention}
     named = {key: document[key] for key in ("sample", "scan_name", "plan_name") if document.get(key) is not None}
     metadata: dict[str, Any] = {
         "raw_uid": uid,
@@ -91,7 +93,7 @@ def scan_record(
         "wavelength_m": geometry.wavelength_m,
         "distance_m": geometry.distance_m,
         "detector_pixel_m": geometry.detector_pixel_m,
-        **{key: _flat(value) for key, value in (*convention.items(), *named.items()) if value is not None},
+        **{key: _flat(value) for key, value in (*given.items(), *named.items()) if value is not None},
         **({"scan_type": str(nested["type"])} if "type" in nested else {}),
     }
     started = _number(document.get("time"))
@@ -122,6 +124,11 @@ def report_record(report: ScanReport) -> dict[str, Any]:
         "supersampling": str(supersampling),
         "exit_status": report.exit_status or "unknown",
         "end_reason": report.reason,
+        **{
+            f"positions_span_ratio_axis{axis}": ratio
+            for axis, ratio in enumerate(report.span_ratios)
+            if ratio is not None
+        },
     }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr.types import Batch, ScanRange
+from ptyinr_stream.motors import Layout
 from ptyinr_stream.scan_report import ScanReport
 
 
@@ -19,9 +20,18 @@ class ScanOpened:
     uid: str
     document: dict[str, Any]
     """Its start document."""
-    expected: int
-    """Frames."""
-    range: ScanRange
+    layout: Layout
+    """How it lies over the object array."""
+
+    @property
+    def expected(self) -> int:
+        """Frames."""
+        return self.layout.plan.expected
+
+    @property
+    def range(self) -> ScanRange:
+        """Commanded, along the axes of the object array."""
+        return self.layout.plan.range
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class SeriesBound:
 
     uid: str
     series: int
+    header: dict[str, Any] = field(default_factory=dict)
+    """What the detector said when it was armed."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.gate import PositionGate
-from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.motors import Layout, span_ratios
 from ptyinr_stream.samples import FramePositions, SampleTable
 from ptyinr_stream.supersampling import Supersampling, SupersamplingCheck
 
@@ -36,13 +36,14 @@ class Placement:
     there is when as many frames as make a line have a position. The close of the scan does that at the latest.
     """
 
-    def __init__(self, plan: ScanPlan, positions: PositionsConfig, assembly: AssemblyConfig) -> None:
-        self._plan = plan
+    def __init__(self, layout: Layout, positions: PositionsConfig, assembly: AssemblyConfig) -> None:
+        self._layout = layout
+        self._plan = plan = layout.plan
         self._positions = positions
         self._follows = assembly.supersampling == "follow"
         self._check: SupersamplingCheck | None = None
         if assembly.supersampling != "ignore":
-            self._check = SupersamplingCheck(positions.samples_per_frame, plan.line, plan.expected)
+            self._check = SupersamplingCheck(layout.samples_per_frame, plan.line, plan.expected)
         self._gate = PositionGate(plan, assembly.gate_margin) if assembly.gate else None
         self._offset_m = np.zeros(2) if positions.zero == "motor" else None
         self._off: dict[int, NDArray[np.float64]] = {}  # how far off their command lines are, until there is an offset
@@ -50,11 +51,16 @@ class Placement:
         self._at: FramePositions | None = None
         self._complete: list[NDArray[np.int64]] = []  # not yet placed
         self._told = False
-        self.per_frame = positions.samples_per_frame
+        self.per_frame = layout.samples_per_frame
         self.surplus = 0
         """Samples that came beyond the last frame's."""
         self.placed = np.zeros(plan.expected, np.bool_)
         """(expected,) which frames may be joined."""
+        if not any(layout.measured):
+            self._check = self._gate = None
+            self._offset_m = np.zeros(2)
+            self._at = FramePositions(SampleTable(), layout, self.per_frame, plan.expected)
+            self.placed[:] = True
 
     @property
     def table(self) -> SampleTable | None:
@@ -84,7 +90,7 @@ class Placement:
     def bind(self, table: SampleTable) -> NDArray[np.int64]:
         """Take the samples of the scan's capture, and all it has so far; return as `update` does."""
         self._table = table
-        self._at = FramePositions(table, self._positions, self.per_frame, self._plan.expected)
+        self._at = FramePositions(table, self._layout, self.per_frame, self._plan.expected)
         return self.update(0, table.extent)
 
     def update(self, first: int, end: int, surplus: int = 0) -> NDArray[np.int64]:
@@ -139,6 +145,13 @@ class Placement:
             raise ValueError("no frame is placed yet")
         return self._at.positions_m(frames) - self._offset_m
 
+    def span_ratios(self) -> tuple[float | None, float | None]:
+        """How far frames lie apart, by how far they were commanded to, along axis 0 and axis 1."""
+        if self._at is None:
+            return None, None
+        frames = np.flatnonzero(self.placed & self._at.complete)
+        return span_ratios(self._plan, frames, self._at.positions_m(frames))
+
     def trigger_times_s(self) -> NDArray[np.float64]:
         """(n,) of the first sample of each frame, NaN where unknown."""
         return self._times()[:: self.per_frame][: self._plan.expected]
@@ -153,7 +166,7 @@ class Placement:
             return
         if self._follows and not self.placed.any() and (seen := self._check.follow()):
             self.per_frame = seen
-            self._at = FramePositions(self._table, self._positions, seen, self._plan.expected)
+            self._at = FramePositions(self._table, self._layout, seen, self._plan.expected)
             self._complete = [self._at.update(0, self._table.extent)]
             _log.warning("samples_per_frame is %d, by the times of the samples", seen)
             return

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ptyinr_stream.config import PositionsConfig
+from ptyinr_stream.motors import Layout
 
 MOST_SAMPLES = 2**22
 """6 times HXN's longest scan, 64,000 frames of 10: a garbled sample number must not allocate without bound."""
@@ -100,24 +100,28 @@ class SampleTable:
 class FramePositions:
     """Positions of a scan's frames from the samples of its capture.
 
-    This is the one place where the configuration of a scan's encoders meets their counts.
+    This is the one place where the layout of a scan's encoders meets their counts. Along an axis that no encoder reads
+    frames lie where they were commanded.
 
     Args:
         table: of the capture; it may grow.
-        positions: channels and scale of both axes.
+        layout: channels and scale of both axes.
         per_frame: samples of a frame.
         expected: frames.
     """
 
-    def __init__(self, table: SampleTable, positions: PositionsConfig, per_frame: int, expected: int) -> None:
+    def __init__(self, table: SampleTable, layout: Layout, per_frame: int, expected: int) -> None:
         self._table = table
-        self._channels = (positions.axis0.channel, positions.axis1.channel)
-        self._um_per_count = np.array([positions.axis0.um_per_count, positions.axis1.um_per_count])
+        self._axes = np.flatnonzero(layout.measured)
+        self._channels = [axis.channel for axis in layout.axes if axis.channel is not None]
+        self._m_per_count = 1e-6 * np.array([layout.axes[axis].um_per_count for axis in self._axes])
         self._expected = expected
         self._at = np.full((expected, 2), np.nan)  # metres, of complete frames
+        if not all(layout.measured):
+            self._at[:] = [layout.plan.commanded_m(frame) for frame in range(expected)]
         self.per_frame = per_frame
         self.complete = np.zeros(expected, np.bool_)
-        """(expected,) whether a frame has all its samples on both axes."""
+        """(expected,) whether a frame has all its samples on the axes that are read."""
 
     def update(self, first: int, end: int) -> NDArray[np.int64]:
         """Take notice of samples [first, end); return the frames, ascending, that have all their samples by them."""
@@ -126,32 +130,36 @@ class FramePositions:
         high = min(-(-end // self.per_frame), self._table.extent // self.per_frame, self._expected)
         if low >= high:
             return np.zeros(0, np.int64)
-        means = np.stack([self._blocks(axis, low, high).mean(axis=1) for axis in (0, 1)], axis=1)
+        if not self._channels:
+            return np.zeros(0, np.int64)
+        means = np.stack([self._blocks(name, low, high).mean(axis=1) for name in self._channels], axis=1)
         new = np.isfinite(means).all(axis=1) & ~self.complete[low:high]
         frames = low + np.flatnonzero(new)
         self.complete[frames] = True
-        self._at[frames] = means[new] * self._um_per_count * 1e-6
+        self._at[frames[:, None], self._axes] = means[new] * self._m_per_count
         return frames
 
     def known_frames(self) -> NDArray[np.int64]:
-        """Numbers of the frames that have at least one sample on each axis, ascending."""
+        """Numbers of the frames that have at least one sample on each axis that is read, ascending."""
+        if not self._channels:
+            return np.arange(self._expected)
         end = min(-(-self._table.extent // self.per_frame), self._expected)
-        rows, columns = (np.isfinite(self._blocks(axis, 0, end)).any(axis=1) for axis in (0, 1))
-        return np.flatnonzero(rows & columns)
+        known = [np.isfinite(self._blocks(name, 0, end)).any(axis=1) for name in self._channels]
+        return np.flatnonzero(np.all(known, axis=0))
 
     def positions_m(self, frames: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
-        """Encoder positions (n, 2) of complete frames, in metres along (axis 0, axis 1)."""
+        """Positions (n, 2) of complete frames, in metres along (axis 0, axis 1), as the encoders read."""
         return self._at[frames]
 
     def settle(self, frames: NDArray[np.int64]) -> None:
         """Give frames that are known but not complete the mean of what samples they have."""
         for frame in frames.tolist():
-            means = [np.nanmean(self._blocks(axis, frame, frame + 1)) for axis in (0, 1)]
-            self._at[frame] = np.array(means) * self._um_per_count * 1e-6
+            means = [np.nanmean(self._blocks(name, frame, frame + 1)) for name in self._channels]
+            self._at[frame, self._axes] = np.array(means) * self._m_per_count
 
-    def _blocks(self, axis: int, low: int, high: int) -> NDArray[np.float64]:
+    def _blocks(self, channel: str, low: int, high: int) -> NDArray[np.float64]:
         """(high - low, S) samples of frames [low, high); frames may reach beyond the table."""
-        row = self._table.row(self._channels[axis], low * self.per_frame, high * self.per_frame)
+        row = self._table.row(channel, low * self.per_frame, high * self.per_frame)
         short = (high - low) * self.per_frame - len(row)
         return (np.pad(row, (0, short), constant_values=np.nan) if short else row).reshape(-1, self.per_frame)
 

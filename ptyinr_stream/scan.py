@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ptyinr.types import Batch
 from ptyinr_stream.alignment import alignment
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
-from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.motors import Layout
 from ptyinr_stream.outputs import Joined
 from ptyinr_stream.placement import Placement
 from ptyinr_stream.samples import SampleTable
@@ -46,8 +46,8 @@ class Scan:
     Args:
         uid: of the run.
         document: the start document.
-        plan: what it commands.
-        positions: channels, scale and samples per frame that hold for this scan.
+        layout: what it commands and how its encoders are read.
+        positions: where encoders read zero, and where samples have their times.
         assembly: when it ends, and what is checked.
         now: the time.
     """
@@ -56,16 +56,17 @@ class Scan:
         self,
         uid: str,
         document: dict[str, Any],
-        plan: ScanPlan,
+        layout: Layout,
         positions: PositionsConfig,
         assembly: AssemblyConfig,
         now: float,
     ) -> None:
         self.uid = uid
         self.document = document
-        self.plan = plan
+        self.layout = layout
+        self.plan = plan = layout.plan
         self.opened = self.last = now
-        self.placement = Placement(plan, positions, assembly)
+        self.placement = Placement(layout, positions, assembly)
         self.undocumented = False
         """Opened by its streams alone."""
         self.documented_as: str | None = None
@@ -196,6 +197,7 @@ class Scan:
             gate="off" if gate is None else "given up" if gate.given_up else "on",
             alignment=alignment(self.frame_starts_s, placement.trigger_times_s(), self.plan.line),
             supersampling=placement.supersampling,
+            span_ratios=placement.span_ratios(),
         )
 
     @property

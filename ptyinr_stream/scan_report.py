@@ -59,6 +59,8 @@ class ScanReport:
     """Given up: too many frames lay where the scan did not command them, so that the command was not believed."""
     alignment: Alignment = field(default_factory=Alignment)
     supersampling: Supersampling = field(default_factory=Supersampling)
+    span_ratios: tuple[float | None, float | None] = (None, None)
+    """How far frames lie apart, by how far they were commanded to, along axis 0 and axis 1: `motors.span_ratios`."""
 
     @property
     def lost(self) -> int:

@@ -23,6 +23,10 @@ _MISFIT_STEPS = 1.0
 """By how many steps, in the median, positions may be off the line that is fitted to them."""
 
 
+KIND = "2D_FLY_PANDA"
+"""Of a scan that nobody announced: its samples per frame are those of this `scan.type`."""
+
+
 def start_document(series: int, armed_at: str, scan_input: Sequence[float], snake: bool = False) -> dict[str, Any]:
     """A start document for frames of `series` and a capture that was armed at `armed_at`, in the PandA's words.
 
@@ -34,7 +38,7 @@ def start_document(series: int, armed_at: str, scan_input: Sequence[float], snak
     """
     x0, x1, nx, y0, y1, ny = (float(value) for value in scan_input)
     uid = uuid.uuid5(_NAMESPACE, f"series {series}, {int(nx) * int(ny)} frames, armed {armed_at}")
-    kind = "2D_FLY_CONT_PANDA" if snake else "2D_FLY_PANDA"
+    kind = "2D_FLY_CONT_PANDA" if snake else KIND
     return {
         "uid": str(uid),
         "scan_id": series,
@@ -61,7 +65,7 @@ def commanded(
         `scan_input` and whether the scan runs to and fro; None while fewer than three lines can be made out.
     """
     fast_axis = positions.motors.index(0)
-    signs = (positions.axis0.motor_sign, positions.axis1.motor_sign)
+    signs = [axis.motor_sign for axis in positions.axes]
     motors_um = 1e6 * positions_m * signs
     fast, slow = motors_um[:, fast_axis], motors_um[:, 1 - fast_axis]
     best: tuple[float, list[float], bool] | None = None
@@ -88,7 +92,7 @@ def commanded(
 
 def enclosing(positions_m: NDArray[np.float64], expected: int, positions: PositionsConfig) -> list[float]:
     """`scan_input` of one line of all frames, over the extent of those that have a position (n, 2)."""
-    signs = (positions.axis0.motor_sign, positions.axis1.motor_sign)
+    signs = [axis.motor_sign for axis in positions.axes]
     motors_um = 1e6 * positions_m * signs
     fast, slow = (motors_um[:, positions.motors.index(motor)] for motor in (0, 1))
     return [fast.min(), fast.max(), float(expected), slow.min(), slow.max(), 1.0]

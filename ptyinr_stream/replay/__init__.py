@@ -182,7 +182,7 @@ class Replay:
         self._send_json({"msg_type": "stop", "emitted_frames": emitted})
         for name, document in documents:
             self._document(name, document)
-        um_per_count = (self._positions.axis0.um_per_count, self._positions.axis1.um_per_count)
+        um_per_count = [axis.um_per_count for axis in self._positions.axes]
         positions_m = 1e-6 * counts.mean(axis=1) * um_per_count
         return ReplayReport(start["uid"], scan_id, series, len(scan.counts), positions_m, started, time.time())
 

@@ -26,6 +26,7 @@ HXN_ENCODERS = PositionsConfig(
 )
 """Interferometers of the zone plate stage: zpssx along axis 0, zpssy along axis 1."""
 
+_TYPE = "2D_FLY_PANDA"
 _MOTORS = ("zpssx", "zpssy")  # fast, slow
 
 
@@ -81,10 +82,10 @@ def encoder_counts(positions_m: NDArray[np.float64], positions: PositionsConfig)
     before = np.diff(positions_m, axis=0, prepend=positions_m[:1])
     after = np.diff(positions_m, axis=0, append=positions_m[-1:])
     step = np.where(np.abs(before) < np.abs(after), before, after)  # never the fly-back between lines
-    samples = positions.samples_per_frame
+    samples = _samples(positions)
     phase = (np.arange(samples) + 0.5) / samples - 0.5
     path_m = positions_m[:, None] + phase[:, None] * step[:, None]  # (n, samples, 2)
-    exact = 1e6 * path_m / (positions.axis0.um_per_count, positions.axis1.um_per_count)
+    exact = 1e6 * path_m / [axis.um_per_count for axis in positions.axes]
     # What rounding takes from one sample it gives to the next.
     return np.diff(np.rint(np.cumsum(exact, axis=1)), axis=1, prepend=0)
 
@@ -102,8 +103,8 @@ def position_messages(
     for number, first in enumerate(range(0, len(flat), size)):
         chunk = slice(first, min(first + size, len(flat)))
         channels = {
-            positions.axis0.channel: flat[chunk, 0],
-            positions.axis1.channel: flat[chunk, 1],
+            positions.axes[0].channel: flat[chunk, 0],
+            positions.axes[1].channel: flat[chunk, 1],
             "/PCAP.TS_TRIG.Value": trigger_s[chunk],
         }
         datasets = {
@@ -130,7 +131,7 @@ def run_documents(
     baseline = run.compose_descriptor("baseline", dict.fromkeys(readings, motor))
     yield "descriptor", dict(baseline.descriptor_doc)
     yield "event", dict(baseline.compose_event(readings, dict.fromkeys(readings, time.time())))
-    samples = positions.samples_per_frame * len(scan.counts)
+    samples = _samples(positions) * len(scan.counts)
     encoder = {"source": "PANDA", "dtype": "array", "dtype_str": "<i4", "shape": [samples], "external": "FILESTORE:"}
     image = {"source": "REPLAY", "dtype": "array", "shape": list(scan.counts.shape), "external": "FILESTORE:"}
     keys = {"inenc2_val": encoder, "inenc3_val": encoder, "eiger2_image": image}
@@ -148,7 +149,7 @@ def run_documents(
 
 
 def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int, rate_hz: float) -> dict[str, Any]:
-    signs = (positions.axis0.motor_sign, positions.axis1.motor_sign)
+    signs = [axis.motor_sign for axis in positions.axes]
     axes = [positions.motors.index(0), positions.motors.index(1)]  # along which the fast and the slow motor move
     motors_um = 1e6 * (scan.positions_m * signs)[:, axes]  # (n, 2) fast, slow
     shape = _grid(motors_um[:, 0])
@@ -167,7 +168,7 @@ def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int
         "shape": shape,
         "fly_type": "grid",
         "scan": {
-            "type": "2D_FLY_PANDA",
+            "type": _TYPE,
             "scan_input": [x0, x1, float(shape[0]), y0, y1, float(shape[1])],
             "sample_name": scan.name,
             "detectors": ["eiger2", "panda1"],
@@ -178,6 +179,10 @@ def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int
             "shape": shape,
         },
     }
+
+
+def _samples(positions: PositionsConfig) -> int:
+    return positions.samples(_TYPE) or 1
 
 
 def _grid(fast: NDArray[np.float64]) -> list[int]:

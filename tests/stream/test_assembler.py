@@ -129,7 +129,8 @@ def test_a_scan_in_the_order_of_the_beamline_is_joined_and_closed_when_complete(
         CaptureBound("a"),
         SeriesBound("a", 7),
     ]
-    assert opened == ScanOpened("a", start("a", 2, 2).document, 4, opened.range)
+    assert opened == ScanOpened("a", start("a", 2, 2).document, opened.placement)
+    assert opened.expected == 4
     assert opened.range.lower_m == pytest.approx((-2e-6, -1e-6))
     assert added == BaselineAdded("a", {"dcm_th": 9.5})
     assert [output.batch.indices.tolist() for output in joined] == [[0], [1], [2], [3]]

@@ -25,7 +25,7 @@ from ptyinr_stream.config import parse_config
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.metadata import ScanRecord
-from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.motors import resolve
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.replay.messages import run_documents
 from ptyinr_stream.supersampling import Supersampling
@@ -66,8 +66,7 @@ class Bench:
 
     def open(self, uid: str) -> None:
         _, document = next(run_documents(self.recorded, HXN_ENCODERS, uid, 404611, 10.0))
-        plan = scan_plan(document, HXN_ENCODERS)
-        self.engine.take(ScanOpened(uid, document, plan.expected, plan.range), self.now)
+        self.engine.take(ScanOpened(uid, document, resolve(document, {}, HXN_ENCODERS)), self.now)
 
     def baseline(self, uid: str) -> None:
         _, _, (_, event), *_ = run_documents(self.recorded, HXN_ENCODERS, uid, 1, 10.0)
@@ -440,8 +439,7 @@ def test_a_commanded_range_that_no_memory_holds_fails_the_scan(bench):
     b = bench()
     _, document = next(run_documents(b.recorded, HXN_ENCODERS, "a", 404611, 10.0))
     document["scan"]["scan_input"] = [-1e4, 1e4, 9.0, -1e4, 1e4, 8.0]
-    plan = scan_plan(document, HXN_ENCODERS)
-    b.engine.take(ScanOpened("a", document, plan.expected, plan.range), b.now)
+    b.engine.take(ScanOpened("a", document, resolve(document, {}, HXN_ENCODERS)), b.now)
     b.baseline("a")
     b.join("a", range(72))
     assert b.engine.status.phase == "failed"
