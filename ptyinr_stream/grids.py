@@ -91,11 +91,11 @@ def laid(plan: Commanded, motors: tuple[Literal[0, 1], Literal[0, 1]], factors: 
     Args:
         plan: what the motors do.
         motors: which of them (0 fast, 1 slow) moves along axis 0 and axis 1.
-        factors: of axis 0 and axis 1: metres along it for a micrometre of its motor, with their sign.
+        factors: of axis 0 and axis 1: of its motor's coordinate in that along it, with their sign.
     """
 
     def lay(place: Pair) -> Pair:
-        return factors[0] * place[motors[0]], factors[1] * place[motors[1]]
+        return factors[0] * place[motors[0]] / 1e6, factors[1] * place[motors[1]] / 1e6
 
     corners = [lay((plan.ends_um[0][end], plan.ends_um[1][end])) for end in (0, 1)]
     along = list(zip(*corners, strict=True))  # the ends on each axis

@@ -131,7 +131,7 @@ def resolve(document: Mapping[str, Any], baseline: Mapping[str, Any], positions:
     axis0, axis1 = (_axis(axis, plan, positions, across) for axis in (0, 1))
     rotation = _rotation(plan, positions)
     layout = Layout(
-        plan=laid(plan, positions.motors, (axis0.factor / 1e6, axis1.factor / 1e6)),
+        plan=laid(plan, positions.motors, (axis0.factor, axis1.factor)),
         kind=plan.kind,
         axes=(axis0, axis1),
         samples_per_frame=_samples_per_frame(document, plan, positions),

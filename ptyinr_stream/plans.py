@@ -172,9 +172,13 @@ def _spiral(document: Start) -> Commanded:
         middle = number(arguments.get(key), f"plan_args.{key}")
         half = abs(number(arguments.get(f"{axis}_range"), f"plan_args.{axis}_range")) / 2
         ends.append((middle - half, middle + half))
+    # `motors` of a spiral are in any order; which of them is x only the device's own words tell.
+    first, second = _motors(document)
+    if f"'{second}'" in str(arguments.get("x_motor")):
+        first, second = second, first
     return Commanded(
         kind=_name(document),
-        motors=_motors(document),
+        motors=(first, second),
         shape=(count(document.get("num_points"), "num_points"), 1),
         ends_um=(ends[0], ends[1]),
         start_um=pair(sum(end) / 2 for end in ends),

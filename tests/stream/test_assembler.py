@@ -129,7 +129,7 @@ def test_a_scan_in_the_order_of_the_beamline_is_joined_and_closed_when_complete(
         CaptureBound("a"),
         SeriesBound("a", 7),
     ]
-    assert opened == ScanOpened("a", start("a", 2, 2).document, opened.placement)
+    assert opened == ScanOpened("a", start("a", 2, 2).document, opened.layout)
     assert opened.expected == 4
     assert opened.range.lower_m == pytest.approx((-2e-6, -1e-6))
     assert added == BaselineAdded("a", {"dcm_th": 9.5})
