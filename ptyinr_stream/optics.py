@@ -158,10 +158,15 @@ def _positive(value: Any, name: str) -> float:
 
 
 def _detector(config: GeometryConfig, document: Mapping[str, Any]) -> str:
-    """The first detector of the scan that a table knows, else the first, else none."""
+    """The detector of the scan that a table knows, empty if it names none."""
     listed = names(section(document, "scan").get("detectors")) or names(document.get("detectors"))
-    known = (name for name in listed if _by_name({**config.distances_m, **config.detector_pixels_um}, name))
-    return next(known, "")
+    known = [name for name in listed if _by_name({**config.distances_m, **config.detector_pixels_um}, name)]
+    if len({_by_name(config.detector_pixels_um, name) for name in known}) > 1 and config.detector_pixel_um is None:
+        raise GeometryError(
+            f"start document: the scan has the detectors {', '.join(known)}: say in geometry.detector which one's "
+            "frames arrive"
+        )
+    return known[0] if known else ""
 
 
 def _by_name(table: Mapping[str, float], name: str) -> float | None:

@@ -53,8 +53,12 @@ def test_the_beamline_file_holds_no_host_name_and_no_secret_of_the_beamline() ->
     [
         ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output"),
         ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, server_key_env"),
-        ("geometry.detector_pixel", "detector_pixel_um, distance_m, energy_kev"),
+        (
+            "geometry.detector_pixel",
+            "detector, detector_pixel_um, detector_pixels_um, distance_m, distances_m, energy_kev, energy_from",
+        ),
         ("positions.axis0.um_per_counts", "channel, um_per_count, motor_sign"),
+        ("positions.encoders.zpssx.scale", "channel, um_per_count, motor_sign, rotation"),
         ("training.epochs", "device, refine_s, snapshot_s, holdout, seed, probe_file"),
     ],
 )
@@ -78,6 +82,10 @@ def test_an_unknown_key_is_refused_with_its_path_and_the_names_there_are(path: s
         ("positions.axis1.um_per_count", 0, "is 0: every frame would lie in one place"),
         ("positions.axis1.um_per_count", float("nan"), "finite number (it is nan)"),
         ("positions.axis1.motor_sign", 0, "1 or -1 (it is 0)"),
+        ("positions.encoders.zpssx.um_per_count", 0, "is 0: every frame would lie in one place"),
+        ("positions.table", "hxm", "'hxn' (it is 'hxm')"),
+        ("positions.samples_by_type.2D_FLY_PANDA", 0, "greater than 0 (it is 0)"),
+        ("geometry.distances_m.eiger2", -2, "greater than 0 (it is -2)"),
         ("tiled.port", 80000, "less than or equal to 65535 (it is 80000)"),
         ("tiled", "https://tiled.example.org", "must be a table"),
     ],
@@ -100,12 +108,22 @@ def test_two_axes_never_share_an_encoder_or_a_motor(path: str, value: Any, says:
     assert complaint(changed(path, value)) == f"hxn.toml: {says}"
 
 
+def test_positions_need_both_axes_or_the_names_of_motors() -> None:
+    values = copy.deepcopy(VALUES)
+    del values["positions"]["axis1"]
+    assert complaint(values) == (
+        'hxn.toml: positions: give axis0 and axis1, or table = "hxn", or encoders by the names of motors'
+    )
+    with pytest.raises(ConfigError, match="axis0 and axis1 are not both given"):
+        _ = parse_config(changed("positions", {"table": "hxn"})).positions.axes
+
+
 def test_every_problem_gets_a_line() -> None:
     values = changed("training.seed", "abc")
-    del values["geometry"]
+    del values["positions"]
     values["assembly"] = {"settle": 3}
     assert [line.split(":")[1].strip() for line in complaint(values).splitlines()] == [
-        "geometry",
+        "positions",
         "assembly.settle",
         "training.seed",
     ]

@@ -16,7 +16,8 @@ import pytest
 
 from ptyinr_stream import cli
 from ptyinr_stream.config import load_config
-from ptyinr_stream.optics import scan_geometry, scan_plan
+from ptyinr_stream.motors import resolve
+from ptyinr_stream.optics import scan_optics
 from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS
 
@@ -54,13 +55,24 @@ def test_the_beamline_configuration_lays_hxns_fast_axis_along_the_rows() -> None
         "shape": [100, 50],
         "scan": {"type": "2D_FLY_PANDA", "scan_input": [-1.0, 1.0, 100, -0.5, 0.5, 50], "detector_distance": 2.05},
     }
-    plan = scan_plan(start, config.positions)
+    layout = resolve(start, {"zpsth": 0.0}, config.positions)
+    plan = layout.plan
+    assert [axis.channel for axis in layout.axes] == ["/INENC3.VAL.Value", "/INENC2.VAL.Value"]
+    assert [axis.um_per_count for axis in layout.axes] == [-1.03297e-4, -9.542e-5]
+    assert layout.samples_per_frame == 10
     assert (plan.expected, plan.line, plan.fast) == (5000, 100, 1)
     assert plan.range.lower_m == pytest.approx((-0.5e-6, -1e-6))
     assert config.frames.window is not None
-    geometry = scan_geometry(config.geometry, config.frames.window, start, {"dcm_th": 9.5})
+    geometry = scan_optics(config.geometry, config.frames.window, start, {"dcm_th": 9.5}).geometry
     assert geometry.distance_m == 2.05
     assert 1e9 * geometry.pixel_m[0] == pytest.approx(11.05, abs=0.01)
+
+
+@pytest.mark.parametrize("plan", ["fly2dpd_mll", "fly2dpd_in_tomography", "pt_fly2dcontpd", "fly2dpd_coarse"])
+def test_the_beamline_configuration_serves_every_stage_without_a_change(documents, plan: str) -> None:
+    start, baseline = documents(plan)
+    layout = resolve(start, baseline, load_config(DEPLOY / "config" / "hxn.toml").positions)
+    assert [axis.motor for axis in layout.axes] == start["motors"][::-1]
 
 
 def test_the_publisher_uses_the_prefix_and_the_port_of_the_shipped_configuration() -> None:

@@ -15,12 +15,14 @@ from ptyinr_stream.alignment import Alignment
 from ptyinr_stream.config import FramesConfig, PositionsConfig
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, plain, report_record, scan_record
-from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.motors import resolve
+from ptyinr_stream.optics import Optics
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.scan_report import ScanReport
 from ptyinr_stream.supersampling import Supersampling
 
 GEOMETRY = ScanGeometry(wavelength_m=1e-10, distance_m=2.0, detector_pixel_m=75e-6, window=(100, 200))
+OPTICS = Optics(GEOMETRY, "baseline dcm_th", "configuration geometry.distance_m", "eiger2", ("a doubt",))
 START = {
     "uid": "5ad1e2c3",
     "time": 1795378177.09,
@@ -35,7 +37,7 @@ START = {
 def record(positions: PositionsConfig = HXN_ENCODERS, **changes: Any) -> ScanRecord:
     document = {**START, **changes}
     convention = FrameConvention(FramesConfig(orientation="fliplr", window=(100, 200))).describe()
-    return scan_record("5ad1e2c3", document, GEOMETRY, scan_plan(document, positions), convention)
+    return scan_record("5ad1e2c3", document, OPTICS, resolve(document, {}, positions), convention)
 
 
 def test_the_record_has_every_key_that_hxns_dashboards_read():
@@ -61,6 +63,21 @@ def test_the_record_has_every_key_that_hxns_dashboards_read():
     }
     assert {key: told.metadata[key] for key in expected} == expected
     assert told.metadata["frame_orientation"] == "fliplr"
+    sources = {
+        "energy_source": "baseline dcm_th",
+        "distance_source": "configuration geometry.distance_m",
+        "detector": "eiger2",
+        "optics_doubts": ["a doubt"],
+        "position_motors": ["", ""],
+        "position_channels": ["/INENC2.VAL.Value", "/INENC3.VAL.Value"],
+        "position_sources": ["encoder", "encoder"],
+        "position_um_per_count": [-9.542e-5, -1.03297e-4],
+        "samples_per_frame": 10,
+        "angle_deg": 0.0,
+        "angle_source": "no rotation",
+        "foreshortening": 1.0,
+    }
+    assert {key: told.metadata[key] for key in sources} == sources
     json.dumps(told.metadata, allow_nan=False)
 
 
@@ -74,7 +91,7 @@ def test_x_is_the_fast_motor_along_whichever_axis_it_moves():
 
 def test_a_grid_scan_tells_its_slow_motor_first_and_x_is_still_the_fast_one():
     grid = {"shape": [20, 50], "extents": [[-0.25, 0.25], [-1.0, 1.0]], "scan": None}
-    told = record(**grid).metadata
+    told = record(HXN_ENCODERS.model_copy(update={"samples_per_frame": 1}), **grid).metadata
     assert (told["x_num"], told["y_num"]) == (50, 20)
     assert told["x_range_um"] == pytest.approx(2.0)
 
