@@ -447,6 +447,20 @@ def test_a_commanded_range_that_no_memory_holds_fails_the_scan(bench):
     assert b.sink.heard == []
 
 
+def test_the_detectors_header_gives_the_energy_only_when_no_baseline_can_still_come(bench, caplog):
+    b = bench()
+    b.open("a")
+    b.engine.take(SeriesBound("a", 7, {"photon_energy": 12000.0}), b.now)
+    b.join("a", range(68))
+    assert b.sink.heard == []
+    b.now += 3.0
+    b.work()
+    told = b.sink.only("open", "a").metadata
+    assert (told["energy_source"], told["xray_energy_kev"]) == ("detector header photon_energy", pytest.approx(12.0))
+    assert "what the detector was once told" in told["optics_doubts"][0]
+    assert told["optics_doubts"][0] in caplog.text
+
+
 def test_a_wild_position_costs_its_frame_and_not_the_scan(bench):
     b = bench()
     b.begin("a", range(70))

@@ -12,6 +12,9 @@ from ptyinr_stream.assembler import Assembler, BaselineAdded, Frame, Joined, Sca
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import BaselineRead, CaptureStarted, PositionsArrived, RunStarted, RunStopped, SeriesStarted
 from ptyinr_stream.metadata import plain, report_record
+from ptyinr_stream.motors import resolve
+from ptyinr_stream.replay import HXN_ENCODERS
+from ptyinr_stream.replay.messages import run_documents
 
 X, Y, Z = (f"/INENC{k}.VAL.Value" for k in (2, 3, 4))
 HXN = PositionsConfig.model_validate({"table": "hxn", "motors": (1, 0), "zero": "scan_start", "samples_per_frame": 1})
@@ -165,6 +168,14 @@ def test_encoders_that_do_not_move_as_commanded_are_reported(caplog, wrong, warn
     assert (f"{X} zpssx moved" in caplog.text) is warned
     told = plain(report_record(report))
     assert told["positions_span_ratio_axis1"] == pytest.approx(wrong)
+
+
+def test_the_table_reads_what_a_replay_sends_as_explicit_axes_do(simulated):
+    documents = [document for _, document in run_documents(simulated, HXN_ENCODERS, "a", 1, 10.0)]
+    by_table = PositionsConfig.model_validate({"table": "hxn"})
+    layouts = [resolve(documents[0], documents[2]["data"], positions) for positions in (HXN_ENCODERS, by_table)]
+    assert layouts[0].axes == layouts[1].axes
+    assert layouts[0].plan == layouts[1].plan
 
 
 def test_what_the_detector_said_of_its_series_is_handed_on():
