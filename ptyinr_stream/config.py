@@ -295,6 +295,12 @@ class Config(Section):
     tiled: TiledConfig = TiledConfig()
     output: OutputConfig = OutputConfig()
 
+    @model_validator(mode="after")
+    def _encoders_are_known(self) -> Config:
+        if self.assembly.without_documents and (self.positions.axis0 is None or self.positions.axis1 is None):
+            raise ValueError("assembly.without_documents needs positions.axis0 and axis1: nobody names the motors")
+        return self
+
 
 def load_config(path: Path) -> Config:
     """Read and validate a TOML file.

@@ -17,7 +17,7 @@ from ptyinr_stream.events import (
     SeriesEnded,
     SeriesStarted,
 )
-from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.motors import resolve
 
 ROWS, COLUMNS = "/INENC3.VAL.Value", "/INENC2.VAL.Value"
 LINE, LINES = 25, 20
@@ -116,7 +116,7 @@ def test_without_documents_as_an_exception_nothing_opens():
 def test_the_document_that_is_made_up_is_one_that_everything_else_can_read():
     desk = Desk(positions(fast_sign=-1), scan_input=SCAN_INPUT).feed(*begin())
     [opened] = desk.of(ScanOpened)
-    plan = scan_plan(opened.document, positions(fast_sign=-1))
+    plan = resolve(opened.document, {}, positions(fast_sign=-1)).plan
     assert (plan.expected, plan.line, plan.fast, plan.range) == (N, LINE, 1, opened.range)
 
 
@@ -149,7 +149,7 @@ def test_a_scan_that_is_not_configured_is_read_from_its_first_lines(snake, fast_
             break
     assert message.first_sample < 2 * 5 * LINE
     [opened] = desk.of(ScanOpened)
-    plan = scan_plan(opened.document, positions(zero, fast_sign))
+    plan = resolve(opened.document, {}, positions(zero, fast_sign)).plan
     assert (plan.line, plan.snake, plan.fast, plan.expected) == (LINE, snake, 1, N)
     assert opened.range.lower_m == pytest.approx((3e-6, -1.3e-6), abs=0.3e-6)
     assert opened.range.upper_m == pytest.approx((7e-6, 0.7e-6), abs=0.5e-6)

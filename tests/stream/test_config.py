@@ -114,6 +114,8 @@ def test_positions_need_both_axes_or_the_names_of_motors() -> None:
     assert complaint(values) == (
         'hxn.toml: positions: give axis0 and axis1, or table = "hxn", or encoders by the names of motors'
     )
+    values = changed("positions", {"table": "hxn"}) | {"assembly": {"without_documents": True}}
+    assert "assembly.without_documents needs positions.axis0 and axis1" in complaint(values)
     with pytest.raises(ConfigError, match="axis0 and axis1 are not both given"):
         _ = parse_config(changed("positions", {"table": "hxn"})).positions.axes
 
