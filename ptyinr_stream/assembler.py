@@ -105,7 +105,6 @@ class Assembler:
         self._foreign_before: dict[str, int] = {}
         self._made_up: Counter[str] = Counter()  # uids
         self._awaiting: _Awaiting | None = None  # the newest run, until it opens
-        self._next_guess: dict[Capture, int] = {}  # from how many samples on it is worth another try
         self._now = self._last = float("-inf")
 
     def feed(self, event: Event | Frame, now: float) -> list[Output]:
@@ -330,8 +329,6 @@ class Assembler:
                 if not expected or not capture.fits(expected, self._positions.samples(KIND) or 1):
                     continue
                 if scan := self._guess(series, capture, expected, now, final):
-                    self._next_guess.clear()
-                    self._made_up[scan.document["uid"]] += 1
                     return [*self._supersede(now), self._begin(scan), *self._binder.bind(now)]
                 break
         return []
@@ -339,7 +336,8 @@ class Assembler:
     def _expected(self, series: Series) -> int | None:
         """Frames of a series that may be a scan's; None for a warm-up, or while that is not known."""
         if series.expected is not None:
-            return series.expected if series.expected > 1 else None
+            plausible = 1 < series.expected <= MOST_SAMPLES // (self._positions.samples(KIND) or 1)
+            return series.expected if plausible else None
         configured = self._assembly.scan_input
         return int(configured[2] * configured[5]) if configured and series.highest >= 1 else None
 
@@ -350,9 +348,10 @@ class Assembler:
             document = start_document(series.number, capture.armed_at, configured)
         else:
             over = final or capture.over or now - capture.last >= self._assembly.settle_s
-            if not over and capture.samples.extent < self._next_guess.get(capture, 0):
+            extent, (tried, tried_over) = capture.samples.extent, capture.guessed
+            if (extent == tried and over == tried_over) or (not over and 4 * extent < 5 * tried):
                 return None
-            self._next_guess[capture] = capture.samples.extent * 5 // 4
+            capture.guessed = (extent, over)
             try:
                 unknown = start_document(series.number, capture.armed_at, (0, 1, expected, 0, 1, 1))
                 layout = resolve(unknown, {}, positions)
@@ -360,7 +359,7 @@ class Assembler:
                 _log.warning("series %d, without documents: %s", series.number, error)
                 return None
             at = FramePositions(capture.samples, layout, per_frame, expected)
-            at.update(0, capture.samples.extent)
+            at.update(0, extent)
             complete = np.flatnonzero(at.complete)
             first = int(at.complete.argmin()) if len(complete) < expected else expected
             found = commanded(at.positions_m(np.arange(first)), expected, positions)
@@ -370,12 +369,14 @@ class Assembler:
             document = start_document(series.number, capture.armed_at, scan_input, snake)
             # What was read from the encoders needs no other zero than theirs.
             positions = positions.model_copy(update={"zero": "motor"})
+        uid = document["uid"]
+        self._made_up[uid] += 1
+        if self._made_up[uid] > 1:
+            uid = document["uid"] = f"{uid}-{self._made_up[uid]}"
         try:
-            scan = self._scan(document["uid"], document, positions, now)
+            scan = self._scan(uid, document, positions, now)
         except (GeometryError, ValueError) as error:
             _log.warning("series %d, without documents: %s", series.number, error)
             return None
         scan.undocumented = True
-        if self._made_up[scan.uid]:
-            scan.uid = f"{scan.uid}-{self._made_up[scan.uid] + 1}"
         return scan

@@ -83,6 +83,8 @@ class Capture:
     """Messages it had, as its end tells."""
     highest: int = 0
     """One more than the highest sample number that has come."""
+    guessed: tuple[int, bool] = (0, False)
+    """Samples it had, and whether it was over, when it last was tried to tell from them what was commanded."""
 
     @property
     def intact(self) -> bool:
