@@ -28,8 +28,7 @@ class Decoder:
     [PositionsArrived(first_sample=40, channels={'/INENC2.VAL.Value': array([7., 8.])})]
     """
 
-    def __init__(self, *, prefix: str = "") -> None:
-        del prefix  # only Bluesky's wire has one
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def feed(self, parts: list[bytes]) -> list[Event]:
