@@ -148,7 +148,7 @@ class Decoder:
 
 
 def _read(part: bytes) -> dict[Any, Any]:
-    if part[:1] == b"{":
+    if part[:2] == b'{"':
         raise WireError("version_1", "JSON: the detector's stream `format` is `legacy`, and must be `cbor`")
     data = part.removeprefix(_SELF_DESCRIBED)
     _check(data)
