@@ -7,6 +7,7 @@ Every module here defines `Decoder`, which the wire's name in the configuration 
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from ptyinr_stream.plugins import load_plugin
 
 _LARGEST_NUMBER = 2**32  # series and frames beyond it are garbage, and nothing downstream should allocate by them
 _LARGEST_IMAGE = 2**28  # bytes: four times an image of the largest detectors
+_MOST_BRACKETS = 2**14
 _OPTIONS = ("channel", "prefix")  # of a stream, and not of every wire
 
 
@@ -79,6 +81,23 @@ def exposure_ns(start_ns: Any, stop_ns: Any) -> tuple[int, int] | None:
     if type(start_ns) is int and type(stop_ns) is int and 0 <= start_ns <= stop_ns < 2**63:
         return start_ns, stop_ns
     return None
+
+
+def read_json(part: bytes, largest: int) -> Any:
+    """What a part says in JSON; None where it says nothing, or is suspicious.
+
+    Lists and maps take forty times their bytes in memory, numbers and text eight times: of the former only so many are
+    read, and of all no more than `largest` bytes.
+
+    >>> read_json(b'{"frame": 7}', 100), read_json(b'{"frame": ', 100), read_json(b"[]" * 50, 99)
+    ({'frame': 7}, None, None)
+    """
+    if len(part) > largest or part.count(b"[") + part.count(b"{") > _MOST_BRACKETS:
+        return None
+    try:
+        return json.loads(part)
+    except (ValueError, RecursionError):
+        return None
 
 
 def plain(value: Any, deepest: int = 16) -> Any:

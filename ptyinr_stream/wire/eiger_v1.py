@@ -14,7 +14,6 @@ announced, or that belong to an image that was lost; `appendix` JSON that users 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,10 +33,10 @@ from ptyinr_stream.events import (
     SeriesStarted,
 )
 
-from . import exposure_ns, is_image_shape, is_number
+from . import exposure_ns, is_image_shape, is_number, plain, read_json
 from .codecs import decode
 
-_LARGEST_HEADER = 2**20  # bytes of JSON, which is many times larger in memory
+_LARGEST_HEADER = 2**20  # bytes: a configuration has some thousand
 _UNPROVEN = 8  # images that do not match their hash, and none that did: then it is the hash of something else
 _DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "uint32")}
 _TABLE_DTYPES = _DTYPES | {"float32": np.dtype(np.float32)}
@@ -129,7 +128,7 @@ class Decoder:
         series, self._armed = self._armed, None
         if series is not None:
             configuration = header if kind is None and "frame" not in header else {}
-            yield SeriesStarted(series, _expected(configuration), configuration)
+            yield SeriesStarted(series, _expected(configuration), plain(configuration))
             if configuration:
                 return
         if kind == "dimage" or (kind is None and "frame" in header):
@@ -241,12 +240,7 @@ class Decoder:
 
 
 def _json(part: bytes) -> dict[str, Any] | None:
-    if part[:1] != b"{" or len(part) > _LARGEST_HEADER:
-        return None
-    try:
-        value = json.loads(part)
-    except (ValueError, RecursionError):
-        return None
+    value = read_json(part, _LARGEST_HEADER) if part[:1] == b"{" else None
     return value if isinstance(value, dict) else None
 
 

@@ -91,7 +91,8 @@ def lie(rng: random.Random, value: Any) -> Any:
         nested: Any = [] if rng.random() < 0.5 else {}
         for _ in range(rng.choice([1, 10, 100, 500])):
             nested = [nested]
-        return rng.choice([nested, {}, [], {"a": nested}, [value] * 20, [2**20, 2**20]])
+        uneven = ["x" * 20_000, *["y"] * 1000]  # in an array of fixed width, 80 MB
+        return rng.choice([nested, {}, [], {"a": nested}, [value] * 20, [2**20, 2**20], uneven])
     return rng.choice(NUMBERS + WORDS)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import struct
+import tracemalloc
 
 import cbor2
 import lz4.block
@@ -316,10 +317,16 @@ def claim(major, number):
         b"\xbf\x61a\x01",
     ],
 )
-def test_what_is_no_message_is_counted(garbage):
+def test_what_is_no_message_is_counted_and_takes_no_memory(garbage):
     decoder = Decoder()
-    assert decoder.feed([garbage]) == []
+    tracemalloc.start()
+    try:
+        assert decoder.feed([garbage]) == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert decoder.counts == {"undecodable": 1}
+    assert peak < 2**22
 
 
 def test_items_of_indefinite_length_are_read():

@@ -1,6 +1,7 @@
 """Messages of the native form, whole, cut, lying."""
 
 import contextlib
+import tracemalloc
 
 import msgpack
 import numpy as np
@@ -192,10 +193,16 @@ def test_no_key_may_be_nested(key, kind):
         END + b"\0",
     ],
 )
-def test_what_is_no_message_is_counted(garbage):
+def test_what_is_no_message_is_counted_and_takes_no_memory(garbage):
     decoder = Decoder()
-    assert decoder.feed([garbage]) == []
+    tracemalloc.start()
+    try:
+        assert decoder.feed([garbage]) == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
     assert decoder.counts == {"undecodable": 1}
+    assert peak < 2**24
 
 
 @pytest.mark.parametrize("encoding", ["<", "lz4<", "bs16-lz4<"])
