@@ -98,7 +98,7 @@ _NAMES = {name.encode(): name for name in DocumentNames.__members__}
 def _uid(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     if not (isinstance(value, str) and _UID.fullmatch(value)):
-        raise WireError("bad_document", f"{key} is {value!r}: it must be a uid")
+        raise WireError("bad_document", f"{key} is no uid")
     return value
 
 

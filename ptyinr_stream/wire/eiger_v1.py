@@ -5,7 +5,8 @@ part as a message of its own, so that a full queue drops single parts; some repl
 One state machine over parts reads them all and never needs the boundaries between messages.
 
 `Decoder.counts`: `frames` read; `torn` images whose parts did not all come; `mismatched` images whose bytes are not
-those of their header's hash; `refused_image` images that are not plausible; `tables` of a detailed header that were
+those of their header's hash; `unproven` images without the hash of their bytes before any had it, which become
+`mismatched` or `frames`; `refused_image` images that are not plausible; `tables` of a detailed header that were
 read, `torn_table` that were announced and did not come, `refused_mask` that cannot be one; `bad_header` JSON that lacks
 what it must have; `bad_times` of an exposure; `unknown_header` JSON of another type; `orphan_part` parts that nothing
 announced, or that belong to an image that was lost; `appendix` JSON that users may add.
@@ -124,7 +125,7 @@ class Decoder:
 
     def _header(self, header: dict[str, Any], delivered: tuple[int, int] | None) -> Iterator[Event]:
         kind = header.get("htype")
-        kind = kind.rpartition("-")[0] if isinstance(kind, str) else None
+        kind = kind.partition("-")[0] if isinstance(kind, str) else None
         series, self._armed = self._armed, None
         if series is not None:
             configuration = header if kind is None and "frame" not in header else {}
@@ -183,11 +184,10 @@ class Decoder:
     def _pixels(self, image: _OpenImage, spec: _Spec, data: bytes) -> Iterator[Event]:
         self._image = None
         frame = FrameArrived(image.series, image.frame, EncodedImage(data, spec.shape, spec.dtype, spec.encoding))
-        believed = self._believed(frame, image.hash)
-        self.counts["frames"] += len(believed)
-        if believed:
+        if believed := self._believed(frame, image.hash):
+            self.counts["frames"] += len(believed)
             self._delivered = (image.series, image.frame)
-        yield from believed
+            yield from believed
 
     def _believed(self, frame: FrameArrived, digest: str | None) -> list[FrameArrived]:
         """The frames that may go on, this one last.
@@ -207,6 +207,7 @@ class Decoder:
         if self._hash_covers_bytes:
             self.counts["mismatched"] += 1
             return []
+        self.counts["unproven"] += 1
         self._held.append(frame)
         if self._hash_covers_bytes is None and len(self._held) < _UNPROVEN:
             return []
@@ -253,14 +254,15 @@ def _spec(header: dict[str, Any], dtypes: dict[str, np.dtype[Any]]) -> _Spec | N
     """What a header says of the bytes that follow, its shape being [columns, rows]; None where it is not plausible."""
     shape, kind, size = header.get("shape"), header.get("type"), header.get("size")
     dtype = dtypes.get(kind) if isinstance(kind, str) else None
-    if dtype is None or not isinstance(shape, list) or shape[2:] not in ([], [1]):
+    encoding = header.get("encoding") or ""
+    if dtype is None or not isinstance(encoding, str) or not isinstance(shape, list) or shape[2:] not in ([], [1]):
         return None
     if not is_image_shape(shape[:2], dtype):
         return None
     # Compression may make an image larger by its headers, never twice as large.
     if size is not None and not (is_number(size) and size <= 2 * shape[0] * shape[1] * dtype.itemsize + 4096):
         return None
-    return _Spec((shape[1], shape[0]), dtype, str(header.get("encoding") or ""), size)
+    return _Spec((shape[1], shape[0]), dtype, encoding, size)
 
 
 def _table(kind: str, header: dict[str, Any]) -> _OpenTable:

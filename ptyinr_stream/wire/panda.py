@@ -74,7 +74,7 @@ def _dataset(dataset: Any) -> tuple[int, NDArray[np.float64]]:
         case _:
             raise WireError("not_understood", "a dataset needs a starting_sample_number and a list of data")
     if len(data) != rest.get("size", len(data)):
-        raise WireError("torn", f"a dataset announces {rest['size']} samples and has {len(data)}")
+        raise WireError("torn", f"a dataset has {len(data)} samples, and announces others")
     # Before numpy sees them: an array of text is as wide as its longest.
     if not set(map(type, data)) <= {int, float}:
         raise WireError("not_finite", "samples are not numbers")

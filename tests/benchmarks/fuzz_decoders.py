@@ -89,7 +89,7 @@ def lie(rng: random.Random, value: Any) -> Any:
         return [*value[:at], lie(rng, value[at]), *value[at + 1 :]]
     if rng.random() < 0.2:
         nested: Any = [] if rng.random() < 0.5 else {}
-        for _ in range(rng.choice([1, 10, 100, 500])):
+        for _ in range(rng.choice([1, 10, 100, 500, rng.randrange(900, 1000)])):
             nested = [nested]
         uneven = ["x" * 20_000, *["y"] * 1000]  # in an array of fixed width, 80 MB
         return rng.choice([nested, {}, [], {"a": nested}, [value] * 20, [2**20, 2**20], uneven])

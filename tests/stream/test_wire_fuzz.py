@@ -51,4 +51,39 @@ BROKEN = {
 @pytest.mark.parametrize("what", BROKEN)
 def test_the_fuzzing_finds(what, monkeypatch):
     monkeypatch.setattr(*BROKEN[what])
-    assert fuzz(3000)[1]
+    assert fuzz(2100)[1]
+
+
+NESTED = {
+    "eiger_v1, multipart": ("encoding", "hash", "start_time", "trigger_mode"),
+    "panda": ("size", "data", "msg_type"),
+    "bluesky": ("uid", "run_start", "descriptor", "data"),
+}
+
+
+@pytest.mark.parametrize(("wire", "key"), [(wire, key) for wire, keys in NESTED.items() for key in keys])
+def test_a_value_nested_as_deep_as_it_can_be_read_raises_nothing(wire, key):
+    (found,) = [one for one in all_wires() if one.name == wire]
+    parts = [part for message in found.session for part in message if key.encode() in part]
+    read = 0
+    for levels in range(100, 1100, 27):
+        nested = 0
+        for _ in range(levels):
+            nested = [nested]
+        for part in parts:
+            try:
+                deep = found.rewrite(part, lambda value: replaced(value, key, nested))  # noqa: B023
+            except (ValueError, RecursionError):  # nested too deep to be written
+                continue
+            decoder = found.decoder()
+            for message in found.session:
+                decoder.feed([deep if one == part else one for one in message])
+            read += 1
+    assert read
+
+
+def replaced(value, key, by):
+    """The structure with the values of a key replaced."""
+    if isinstance(value, dict):
+        return {name: by if name == key else replaced(item, key, by) for name, item in value.items()}
+    return value
