@@ -118,9 +118,11 @@ class Decoder:
         header = {key: value for key, value in message.items() if key not in ("type", "series_id", *_TABLES)}
         yield SeriesStarted(series, expected if is_number(expected) and expected else None, plain(header))
         if isinstance(masks, dict) and masks:
-            chosen = channel if channel in masks else self._choose(masks)
+            chosen = channel or self._choose(masks)
             if chosen not in masks:
-                raise WireError("no_channel", "no mask is of the channel that is read")
+                if len(masks) > 1:
+                    raise WireError("no_channel", "no mask is of the channel that is read")
+                (chosen,) = masks
             yield PixelMaskSent(series, _trusted(masks[chosen]))
 
     def _image(

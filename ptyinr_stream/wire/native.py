@@ -2,7 +2,7 @@ r"""This project's own form, for detectors that have none: one msgpack map a Zer
 
 | `type` | must have | may have |
 |---|---|---|
-| `start` | `series` | `frames` that are to come; `header`, a map for people; `shape` and `bad_pixels` |
+| `start` | `series` | `frames` that are to come; a `header` for people; `shape` and `bad_pixels` |
 | `frame` | `series`, `frame`, `shape`, `dtype`, `data` | `encoding`; `start_ns` and `stop_ns` |
 | `end` | `series` | |
 
@@ -10,10 +10,11 @@ r"""This project's own form, for detectors that have none: one msgpack map a Zer
 may come in any order. `shape` is [rows, columns]. `dtype` is numpy's name: `uint8` to `uint64`, `int8` to `int64`,
 `float32`, `float64`. `data` are the pixels, encoded as `encoding` says: a name from the table of `wire.codecs`, by
 default `<`, which is not compressed and little endian. `bad_pixels` are rows x columns bytes, one a pixel, 0 where it
-can be trusted. Times are nanoseconds since the series began, by the detector's own clock. Keys that are not named here
-are passed over. `start` and `end` may be left out.
+can be trusted. Times are nanoseconds since the series began, by the detector's own clock. `header` is a map of what
+JSON can say. Keys that are not named here are passed over; no list or map has more than 1024 items, and none of an
+extension type. `start` and `end` may be left out.
 
-A sender, less its socket:
+A sender, less `socket.send(frame(number, pixels))`:
 
 >>> def frame(number, pixels):
 ...     head = {"type": "frame", "series": 1, "frame": number}

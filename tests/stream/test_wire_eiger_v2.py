@@ -177,8 +177,17 @@ def test_the_detectors_own_mask_is_read(compression, order):
     assert decoder.counts == {}
 
 
-def test_the_only_mask_serves_the_channel_that_is_read():
-    _, mask = Decoder().feed([start(channels=["difference"], pixel_mask={"threshold_1": array(MASK)})])
+@pytest.mark.parametrize(
+    ("configured", "channels"), [(None, ["difference"]), ("difference", ["difference"]), (None, 7)]
+)
+def test_the_only_mask_serves_the_channel_that_is_read(configured, channels):
+    _, mask = Decoder(channel=configured).feed([start(channels=channels, pixel_mask={"threshold_1": array(MASK)})])
+    assert np.array_equal(mask.trusted, MASK == 0)
+
+
+def test_a_start_that_names_no_channels_has_those_of_its_masks():
+    masks = {"threshold_2": array(MASK[::-1]), "threshold_1": array(MASK)}
+    _, mask = Decoder().feed([start(channels=None, pixel_mask=masks)])
     assert np.array_equal(mask.trusted, MASK == 0)
 
 
