@@ -84,7 +84,8 @@ class Decoder:
             case "stop":
                 run = _uid(document, "run_start")
                 self._baselines = {key: value for key, value in self._baselines.items() if value != run}
-                events = [RunStopped(run, str(document.get("exit_status", "success")))]
+                status = document.get("exit_status", "success")
+                events = [RunStopped(run, status if isinstance(status, str) else "unknown")]
             case _:
                 self.counts[name] += 1
                 return []

@@ -57,7 +57,7 @@ def test_the_fuzzing_finds(what, monkeypatch):
 NESTED = {
     "eiger_v1, multipart": ("encoding", "hash", "start_time", "trigger_mode"),
     "panda": ("size", "data", "msg_type"),
-    "bluesky": ("uid", "run_start", "descriptor", "data"),
+    "bluesky": ("uid", "run_start", "descriptor", "data", "exit_status"),
 }
 
 
