@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -292,6 +293,38 @@ def test_times_belong_to_the_image_whose_bytes_came_just_before():
     events = decoder.feed([*image(0)[:3], part(user="appendix"), times, times, *image(1), times])
     assert [event for event in events if isinstance(event, FrameTimed)] == [FrameTimed(7, 1, 10, 20)]
     assert decoder.counts == {"frames": 2, "appendix": 1, "orphan_part": 3}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [
+            image(0)[0],
+            part(htype="dimage_d-1.0", shape=[2**17, 2**17], type="uint32", encoding="<", size=2**32 - 1),
+            b"",
+        ],
+        [image(0)[0], part(htype="dimage_d-1.0", shape=[2**13, 2**13], type="uint32", encoding="bs32-lz4<"), bytes(99)],
+        detailed([part(htype="dpixelmask-1.0", shape=[2**17, 2**17], type="uint32"), bytes(99)]),
+        detailed([part(htype="dpixelmask-1.0", shape=[2**13, 2**13], type="uint32", encoding="lz4<"), bytes(99)]),
+        [b'{"htype":' * 50_000, b'{"a":' + b"[" * 50_000 + b"]" * 50_000 + b"}"],
+        [b'{"a":[' + b"{}," * 300_000 + b"0]}"],
+        [b'{"htype":"dimage-1.0","series":%s,"frame":0}' % (b"9" * 100_000)],
+    ],
+    ids=["image", "compressed image", "table", "compressed table", "nesting", "maps", "digits"],
+)
+def test_what_is_only_claimed_takes_no_memory(parts):
+    decoder = Decoder()
+    tracemalloc.start()
+    try:
+        for event in decoder.feed(parts):
+            if isinstance(event, FrameArrived):
+                with contextlib.suppress(WireError):
+                    codecs.decode(event.image)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**21
+    assert decoder.counts.total() > 0
 
 
 def test_a_header_of_another_type_is_counted_and_announces_nothing():
