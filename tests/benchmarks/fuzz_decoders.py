@@ -22,6 +22,7 @@ some, and feeds them to a new decoder; then two valid messages, the last of whic
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import itertools
 import random
@@ -194,8 +195,11 @@ def run_case(rng: random.Random, wire: Wire, tally: Tally) -> None:
             raise Broken(f"{message.parts} is not counted")
         for event in events:
             judge(wire, event, damaged, tally)
-    closing = list(itertools.chain.from_iterable(feed(decoder, parts) for parts in wire.closing))
-    if wire.last not in map(fingerprint, closing):
+    heard = []
+    for event in itertools.chain.from_iterable(feed(decoder, parts) for parts in wire.closing):
+        with contextlib.suppress(WireError):  # an image that the disturbed messages left open
+            heard.append(fingerprint(event))
+    if wire.last not in heard:
         raise Broken(f"it did not recover: {decoder.counts}")
     tally.counts.update(decoder.counts)
 
