@@ -52,7 +52,7 @@ def test_the_beamline_file_holds_no_host_name_and_no_secret_of_the_beamline() ->
     ("path", "names"),
     [
         ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output"),
-        ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, server_key_env"),
+        ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, channel, server_key_env"),
         (
             "geometry.detector_pixel",
             "detector, detector_pixel_um, detector_pixels_um, distance_m, distances_m, energy_kev, energy_from",
