@@ -30,6 +30,7 @@ from ptyinr_stream.events import (
     CaptureStarted,
     Event,
     FrameArrived,
+    FramesCalibrated,
     FrameTimed,
     PixelMaskSent,
     PositionsArrived,
@@ -42,7 +43,17 @@ from ptyinr_stream.optics import ScanPlan, scan_plan
 from ptyinr_stream.samples import SampleTable, select
 from ptyinr_stream.scan import Frame, Joined, Reason, Scan, ScanReport
 
-__all__ = ["Assembler", "BaselineAdded", "Frame", "Joined", "Output", "ScanClosed", "ScanOpened", "ScanReport"]
+__all__ = [
+    "Assembler",
+    "BaselineAdded",
+    "CalibrationAdded",
+    "Frame",
+    "Joined",
+    "Output",
+    "ScanClosed",
+    "ScanOpened",
+    "ScanReport",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +79,14 @@ class BaselineAdded:
 
 
 @dataclass(frozen=True)
+class CalibrationAdded:
+    """What an open scan's first frames told of all of them, before its first `Joined`."""
+
+    uid: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class ScanClosed:
     """A scan is over: exactly one for each `ScanOpened`, after its last `Joined`."""
 
@@ -75,7 +94,7 @@ class ScanClosed:
     report: ScanReport
 
 
-Output = ScanOpened | BaselineAdded | Joined | ScanClosed
+Output = ScanOpened | BaselineAdded | CalibrationAdded | Joined | ScanClosed
 
 
 @dataclass(eq=False)
@@ -91,6 +110,7 @@ class _Series:
     highest: int = -1
     """The highest frame number seen."""
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     def fits(self, plan: ScanPlan) -> bool:
         if self.expected is not None:
@@ -189,6 +209,12 @@ class Assembler:
                 if self._capture is not None:
                     self._capture.over, self._capture.announced = True, messages
                     self._touch(self._capture, now)
+            case FramesCalibrated(number, told):
+                series = self._series.get(number) or self._begin_series(number, None, now)
+                series.calibration |= told
+                self._touch(series, now)
+                if series.scan is not None:
+                    outputs.append(CalibrationAdded(series.scan.uid, told))
             case FrameTimed() | PixelMaskSent():
                 pass
             case FrameArrived():
@@ -274,7 +300,7 @@ class Assembler:
 
     # Frames
 
-    def _take_frame(self, frame: Frame, now: float) -> list[Joined]:
+    def _take_frame(self, frame: Frame, now: float) -> list[Output]:
         series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
         series.highest = max(series.highest, frame.frame)
         self._touch(series, now)
@@ -282,7 +308,7 @@ class Assembler:
             self.counts["frames_foreign"] += 1
             return []
         if series.scan is not None:
-            return series.scan.take([frame])
+            return [*series.scan.take([frame])]
         series.waiting.append((now, frame))
         self._waiting_bytes += frame.nbytes
         joined = self._bind(now) if series.expected is None else []
@@ -307,7 +333,7 @@ class Assembler:
 
     # Positions
 
-    def _take_positions(self, event: PositionsArrived, now: float) -> list[Joined]:
+    def _take_positions(self, event: PositionsArrived, now: float) -> list[Output]:
         values = select(self._positions, event.channels)
         if values is None:
             if not self.counts["positions_without_channel"]:
@@ -332,7 +358,9 @@ class Assembler:
         scan = capture.scan
         end = None if scan is None else scan.plan.expected * capture.per_frame
         complete, surplus = capture.samples.place(first, values, end)
-        return self._bind(now) if scan is None else scan.take_samples(capture.samples, complete.tolist(), surplus)
+        if scan is None:
+            return self._bind(now)
+        return [*scan.take_samples(capture.samples, complete.tolist(), surplus)]
 
     def _begin_capture(self, now: float) -> _Capture:
         if self._capture is not None:
@@ -356,9 +384,9 @@ class Assembler:
         if bound.scan is not None:
             bound.scan.last = now
 
-    def _bind(self, now: float) -> list[Joined]:
+    def _bind(self, now: float) -> list[Output]:
         """Give series and captures that wait to runs that lack one."""
-        joined: list[Joined] = []
+        joined: list[Output] = []
         for series in list(self._loose_series):
             series.scan = self._run_for(series)
             series.closed = series.scan is None and self._passed_over is not None
@@ -373,6 +401,8 @@ class Assembler:
             else:
                 self._series_of[series.scan.uid] = series
                 series.scan.last = now
+                if series.calibration:
+                    joined.append(CalibrationAdded(series.scan.uid, series.calibration))
                 joined += series.scan.take(frames)
         for capture in list(self._loose_captures):
             taken = (scan for scan in self._scans if scan.samples is None and capture.fits(scan.plan))

@@ -19,7 +19,7 @@ import numpy as np
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer, annealed
 from ptyinr.types import Batch, Snapshot
-from ptyinr_stream.assembler import BaselineAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.assembler import BaselineAdded, CalibrationAdded, Joined, Output, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.frames import FrameConvention
@@ -81,6 +81,7 @@ class _Scan:
     began: float
     status: ScanStatus
     baseline: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
     waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
     closed_at: float | None = None
@@ -121,6 +122,9 @@ class Engine:
             case BaselineAdded():
                 if scan := self._scans.get(output.uid):
                     scan.baseline |= output.values
+            case CalibrationAdded():
+                if scan := self._scans.get(output.uid):
+                    scan.calibration |= output.values
             case Joined():
                 if scan := self._scans.get(output.uid):
                     self._append(scan, output.batch, now)
@@ -216,7 +220,7 @@ class Engine:
             self._fail(scan, str(error))
             return None
         scan.trainer = trainer
-        record = scan_record(scan.opened.uid, document, geometry, plan, self._convention)
+        record = scan_record(scan.opened.uid, document, geometry, plan, self._convention | scan.calibration)
         for sink in self._sinks:
             sink.open(record)
         self._hand_over(scan, trainer)
