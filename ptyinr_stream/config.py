@@ -94,7 +94,7 @@ class FramesConfig(Section):
     """Of the image as sent, nonzero where a pixel may be trusted: .npy, `mask` of an HDF5 file, or TIFF."""
     hot_pixels: bool = False
     """Find pixels that are hot, or dead, in each scan's first frames, and do not trust them."""
-    first_frames: Annotated[int, Field(ge=16, le=1024)] = 64
+    first_frames: Annotated[int, Field(ge=32, le=1024)] = 64
     """In which the beam and hot pixels are found: so many wait until the last of them has come."""
 
     @field_validator("centre", mode="before")

@@ -72,8 +72,8 @@ def _advice(verdict: Verdict, configured: Orientation, positions: PositionsConfi
     if len(verdict.possible) > 1:
         others = "; ".join(" or ".join(CLASSES[k]) for k in verdict.possible)
         return [
-            f"This scan does not tell: {others} explain it equally well (the second is {verdict.margin:.2f} times as far "
-            "off). Try one with more overlap, more light or a stronger sample."
+            f"This scan does not tell: {others} explain it equally well (the second is {verdict.margin:.2f} times as "
+            "far off). Try one with more overlap, more light or a stronger sample."
         ]
     first = verdict.likely or (configured if configured in names else names[0])
     twin = names[1] if first == names[0] else names[0]

@@ -1,9 +1,10 @@
 """Every wrong flip of the measured Siemens star: `python tests/benchmarks/orientation.py [--frames 100] [--steps 30]`.
 
-The star's patterns are turned as if the detector had been mounted in each of its eight ways, and `check --orientation`'s
-search is asked which orientation puts them right. Right is the inverse of the mounting, or its twin, which data cannot
-tell from it; the sample's absorption then chooses between the two. Prints a row a mounting: the errors of the four ways
-that can be told apart, in units of the least, the answer, and the seconds. Some minutes a row on one busy core.
+The star's patterns are turned as if the detector had been mounted in each of its eight ways, and the search behind
+`check --orientation` is asked which orientation puts them right. Right is the inverse of the mounting, or its twin,
+which data cannot tell from it; the sample's absorption then chooses between the two. Prints a row a mounting: the
+errors of the four ways that can be told apart, in units of the least, the answer, and the seconds. A minute or two a
+row on one core.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def main() -> None:
         seconds = time.monotonic() - began
         print(f"| {mounted} | {ratios} | {verdict.likely} | {inverse} | {said} | {seconds:.0f} |", flush=True)
     right, sign, margins = zip(*found, strict=True)
-    print(f"{sum(right)} of {len(right)} right, {sum(sign)} with the sign of the phase; least margin {min(margins):.2f}")
+    print(f"{sum(right)} of {len(right)} right, {sum(sign)} with the phase's sign; least margin {min(margins):.2f}")
 
 
 if __name__ == "__main__":
