@@ -18,10 +18,10 @@ from scipy.ndimage import gaussian_filter
 
 SMOOTHING_PX = 1.5
 DIM = 0.25
-"""Of the typical brightness of the light: what is dimmer lies outside the cone."""
+"""Of the typical brightness of the light: what is dimmer lies outside the cone; what is brighter counts as typical."""
 BACKGROUND_PERCENTILE = 10.0
-LEAST_SYMMETRY = 0.75
-"""Noise over a whole image reaches 0.70, as does a cone of which a gap hides the half; the Siemens star 0.98."""
+LEAST_SYMMETRY = 0.7
+"""The Siemens star reaches 0.98, with a gap across its cone 0.85; noise less than 0.1."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Beam:
     centre: tuple[float, float]
     """Row and column."""
     symmetry: float
-    """How well the cone agrees with itself turned by 180 degrees: 1 where it is the same."""
+    """How well the cone agrees with itself turned by 180 degrees: 1 where it is the same, 0 as noise would."""
     radius: float
     """Of the disc that has as many pixels as are bright."""
 
@@ -55,14 +55,15 @@ def find_beam(level: NDArray[Any], trusted: NDArray[np.bool_]) -> Beam | None:
     if total <= 0:
         return None
     typical = float(np.square(light, dtype=np.float64).sum()) / total  # the brightness at which a photon is found
-    cone = np.minimum(light / typical, 1)
-    cone[cone < DIM] = 0
+    cone = np.where(light < DIM * typical, 0, np.minimum(light, typical))
     agreement, similarity = _turned(cone, weight)
     # Among the places where most of the cone meets itself, the one where what meets is most alike: a gap beside the
     # middle lets less of it meet at the true centre than elsewhere.
     similarity[agreement < 0.5 * agreement.max()] = 0
     at = np.unravel_index(int((agreement * similarity).argmax()), agreement.shape)
-    symmetry = float(similarity[at])
+    seen = cone[trusted].astype(np.float64)
+    chance = float(seen.mean() ** 2 / np.square(seen).mean())  # the similarity of pixels in any order
+    symmetry = (float(similarity[at]) - chance) / max(1 - chance, 1e-9)
     if symmetry < LEAST_SYMMETRY:
         return None
     row, column = (_vertex(agreement * similarity, (int(at[0]), int(at[1])), axis) / 2 for axis in (0, 1))

@@ -70,8 +70,8 @@ class EmbeddedScan:
         # Most of them where they harm.
         inside = random.choice(h * w, HOT * 3 // 4, replace=False)
         self.hot[self.window].flat[inside] = True  # a slice of slices is a view
-        rows, columns = random.integers(0, SHAPE[0], HOT - len(inside)), random.integers(0, SHAPE[1], HOT - len(inside))
-        self.hot[rows, columns] = True
+        outside = HOT - len(inside)
+        self.hot[random.integers(0, GAP.start, outside), random.integers(0, SHAPE[1], outside)] = True
         self.trusted = ~self.hot
         self.trusted[GAP] = False
 
