@@ -1,4 +1,4 @@
-"""Raw frames as HXN's detector sends them, through the shipped configuration: every trusted count comes out as it was."""
+"""Raw frames as HXN's detector sends them, by the shipped configuration: every trusted count comes out as it was."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_mirrored_off_centre_scan_with_gap_and_hot_pixels_comes_out_bit_equal(
     assert batch.counts.dtype == np.uint16
     window = slice(row - 64, row + 64), slice(column - 64, column + 64)
     assert batch.mask is not None
-    # Nothing but the gap, the hot pixels, and the direct beam, which leaks through the star's zone plate into one pixel.
+    # Nothing but the gap, the hot pixels, and the direct beam, which leaks through the zone plate into one pixel.
     beam = np.zeros(embedded.SHAPE, np.bool_)
     beam[embedded.CENTRE[0], embedded.CENTRE[1] + 1] = True
     for mask in batch.mask:
