@@ -217,12 +217,12 @@ class Calibration:
         if not series.held:
             return []
         measured = series.first.result()
-        hot = dead = np.zeros((0, 0), np.bool_)
+        told: dict[str, Any] = {}
         if measured is not None and self._config.hot_pixels and series.first.frames >= LEAST_FRAMES:
             hot, dead = faulty_pixels(*measured, series.first.frames)
             series.faulty = hot | dead
             measured = measured[0], measured[1] & ~series.faulty
-        told: dict[str, Any] = {"frame_hot_pixels": int(hot.sum()), "frame_dead_pixels": int(dead.sum())}
+            told = {"frame_hot_pixels_found": int(hot.sum()), "frame_dead_pixels_found": int(dead.sum())}
         if self._config.centre == "auto":
             found = self._found(number, series, measured)
             if found is None and patient:
@@ -250,7 +250,8 @@ class Calibration:
             return last, SAME_AS_BEFORE
         if enough:
             self._last_centre[series.shape] = centre
-        return centre, "found"
+        fits = centre == tuple(round(c) for c in beam.centre)
+        return centre, "found" if fits else "found, and moved so that the window fits"
 
     def _assumed(self, number: int, series: _Series) -> tuple[tuple[int, int], str]:
         """The same where there is no beam."""

@@ -153,11 +153,11 @@ def test_a_scan_is_opened_trained_shown_refined_finished_and_closed(bench):
 def test_what_the_first_frames_have_told_stands_in_the_scans_record(bench):
     b = bench()
     b.open("a")
-    b.engine.take(CalibrationAdded("a", {"frame_centre": [40, 30], "frame_hot_pixels": 2}), b.now)
+    b.engine.take(CalibrationAdded("a", {"frame_centre": [40, 30], "frame_hot_pixels_found": 2}), b.now)
     b.baseline("a")
     b.join("a", range(68))
     metadata = b.sink.only("open", "a").metadata
-    assert (metadata["frame_centre"], metadata["frame_hot_pixels"]) == ([40, 30], 2)
+    assert (metadata["frame_centre"], metadata["frame_hot_pixels_found"]) == ([40, 30], 2)
     assert metadata["frame_orientation"] == "as_sent"
 
 
