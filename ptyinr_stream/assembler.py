@@ -33,6 +33,7 @@ from ptyinr_stream.events import (
     CaptureStarted,
     Event,
     FrameArrived,
+    FramesCalibrated,
     FrameTimed,
     PixelMaskSent,
     PositionsArrived,
@@ -44,6 +45,7 @@ from ptyinr_stream.events import (
 from ptyinr_stream.motors import awaits_baseline, resolve
 from ptyinr_stream.outputs import (
     BaselineAdded,
+    CalibrationAdded,
     CaptureBound,
     FramesMissing,
     Joined,
@@ -60,6 +62,7 @@ from ptyinr_stream.undocumented import KIND, commanded, enclosing, start_documen
 __all__ = [
     "Assembler",
     "BaselineAdded",
+    "CalibrationAdded",
     "CaptureBound",
     "Frame",
     "FramesMissing",
@@ -143,6 +146,8 @@ class Assembler:
                 outputs += self._binder.start_capture(event, now)
             case CaptureEnded(messages):
                 outputs += self._binder.end_capture(messages, now)
+            case FramesCalibrated():
+                outputs += self._binder.calibrate(event, now)
             case PixelMaskSent():
                 pass
             case FrameArrived():

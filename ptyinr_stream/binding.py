@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
-from ptyinr_stream.events import CaptureStarted, FrameTimed, PositionsArrived, SeriesStarted
+from ptyinr_stream.events import CaptureStarted, FramesCalibrated, FrameTimed, PositionsArrived, SeriesStarted
 from ptyinr_stream.motors import channels
-from ptyinr_stream.outputs import CaptureBound, Output, SeriesBound
+from ptyinr_stream.outputs import CalibrationAdded, CaptureBound, Output, SeriesBound
 from ptyinr_stream.samples import SampleTable
 from ptyinr_stream.scan import Frame, Scan
 
@@ -48,6 +48,8 @@ class Series:
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
     starts_s: dict[int, float] = field(default_factory=dict)
     """When frames began to be exposed, by the detector's clock."""
+    calibration: dict[str, Any] = field(default_factory=dict)
+    """What its first frames told of all of them."""
 
     def overtook(self, expected: int | None, now: float) -> bool:
         """Whether a header of so many frames may be its own, which its frames overtook."""
@@ -177,6 +179,13 @@ class Binder:
             self._drop_waiting(next(loose for loose in self.loose_series if loose.waiting))
         return outputs
 
+    def calibrate(self, event: FramesCalibrated, now: float) -> list[Output]:
+        """Take what the first frames of a series told of all of them."""
+        series = self._series.get(event.series) or self._begin_series(event.series, None, now)
+        series.calibration |= event.told
+        _touch(series, now)
+        return [] if series.scan is None else [CalibrationAdded(series.scan.uid, event.told)]
+
     def take_times(self, event: FrameTimed) -> None:
         """Take when a frame was exposed."""
         series = self._series.get(event.series)
@@ -247,7 +256,10 @@ class Binder:
             self._series_of[scan.uid] = series
             scan.last, scan.headed, scan.series_over = now, series.headed, series.over
             scan.frame_starts_s = series.starts_s
-            outputs += [SeriesBound(scan.uid, series.number, series.header), *scan.take(frames, now)]
+            outputs.append(SeriesBound(scan.uid, series.number, series.header))
+            if series.calibration:
+                outputs.append(CalibrationAdded(scan.uid, series.calibration))
+            outputs += scan.take(frames, now)
         for capture in list(self.loose_captures):
             lacking = (scan for scan in self.scans if scan.placement.table is None)
             fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))

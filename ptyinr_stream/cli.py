@@ -17,7 +17,7 @@ from ptyinr_stream.commands import ConfigOption, ScanArgument, VerboseOption, er
 from ptyinr_stream.commands.evaluate import evaluate
 from ptyinr_stream.commands.reconstruct import reconstruct
 from ptyinr_stream.commands.simulate import simulate
-from ptyinr_stream.errors import StreamError
+from ptyinr_stream.errors import ConfigError, StreamError
 
 app = typer.Typer(
     name="ptyinr-stream",
@@ -162,16 +162,37 @@ for offline in (reconstruct, simulate, evaluate):
 
 @app.command()
 def check(
-    config: ConfigOption,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="A TOML file; see `deploy/config/` for examples.", show_default=False),
+    ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=1e6, help="Seconds to wait for each endpoint.")] = 3.0,
+    orientation: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SCAN",
+            help="Instead, ask a recorded scan, its patterns as the detector sends them, which way round they lie.",
+        ),
+    ] = None,
 ) -> None:
     """Say, one line each, whether the configuration holds: endpoints reachable, keys valid, Tiled writable.
+
+    With --orientation: reconstruct some frames of SCAN in every way that data can tell apart, and name the right ones
+    among the 8 orientations of the detector and the 8 maps of positions. Without --config they are as in SCAN.
 
     Exit status 0 if everything is in order, 1 if something is not.
     """
     logging.disable(logging.CRITICAL)
-    from ptyinr_stream.checks import checks
     from ptyinr_stream.config import load_config
+
+    if orientation is not None:
+        from ptyinr_stream.commands.check_orientation import check_orientation
+
+        right = check_orientation(orientation, None if config is None else load_config(config))
+        raise typer.Exit(0 if right else 1)
+    if config is None:
+        raise ConfigError("check needs --config: the TOML file to check; or --orientation with a recorded scan")
+    from ptyinr_stream.checks import checks
 
     good = True
     for name, verdict, passed in checks(load_config(config), timeout):

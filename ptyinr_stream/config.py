@@ -97,10 +97,36 @@ class FramesConfig(Section):
     dc: Literal["centre", "corner"] = "centre"
     window: tuple[Size, Size] | None = None
     """Rows and columns to keep; None keeps all."""
-    centre: tuple[Index, Index] | None = None
-    """Row and column of the beam in the oriented image; None takes the middle."""
+    centre: tuple[Index, Index] | Literal["auto"] | None = None
+    """Row and column of the beam in the oriented image; "auto" finds it in each scan's first frames; None takes the
+    middle."""
     saturated: int | None = Field(default=None, gt=0)
     """Counts from which a pixel is not trusted; the largest value of the data type never is."""
+    mask_file: Path | None = None
+    """Of the image as sent, nonzero where a pixel may be trusted: .npy, `mask` of an HDF5 file, or TIFF."""
+    hot_pixels: bool = False
+    """Find pixels that are hot, or dead, in each scan's first frames, and do not trust them."""
+    first_frames: Annotated[int, Field(ge=32, le=1024)] = 64
+    """In which the beam and hot pixels are found: so many wait until the last of them has come."""
+
+    @field_validator("centre", mode="before")
+    @classmethod
+    def _is_a_place(cls, value: Any) -> Any:
+        pair = isinstance(value, list | tuple) and len(value) == 2
+        if value in (None, "auto") or (pair and all(type(n) is int and n >= 0 for n in value)):
+            return value
+        raise ValueError(f'is {value!r}: give row and column, such as [531, 514], or "auto"')
+
+    @model_validator(mode="after")
+    def _can_be_centred(self) -> FramesConfig:
+        if self.centre == "auto" and (self.window is None or self.dc == "corner"):
+            raise ValueError('centre = "auto" needs a window to lay around the beam, and dc = "centre"')
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether a scan's first frames tell how all of them are to be treated."""
+        return self.centre == "auto" or self.hot_pixels
 
 
 class AxisConfig(Section):

@@ -21,6 +21,7 @@ from ptyinr.trainer import Trainer, annealed
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import (
     BaselineAdded,
+    CalibrationAdded,
     CaptureBound,
     FramesMissing,
     Joined,
@@ -93,6 +94,7 @@ class _Scan:
     baseline: dict[str, Any] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
     """The detector's."""
+    calibration: dict[str, Any] = field(default_factory=dict)
     waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
     closed_at: float | None = None
@@ -136,6 +138,9 @@ class Engine:
             case SeriesBound(uid, _, header):
                 if scan := self._scans.get(uid):
                     scan.header = header
+            case CalibrationAdded():
+                if scan := self._scans.get(output.uid):
+                    scan.calibration |= output.values
             case Joined():
                 if scan := self._scans.get(output.uid):
                     self._append(scan, output.batch, now)
@@ -237,7 +242,8 @@ class Engine:
         scan.trainer = trainer
         for doubt in optics.doubts:
             _log.warning("scan %s: %s", scan.opened.uid, doubt)
-        record = scan_record(scan.opened.uid, document, optics, scan.opened.layout, self._convention)
+        convention = self._convention | scan.calibration
+        record = scan_record(scan.opened.uid, document, optics, scan.opened.layout, convention)
         for sink in self._sinks:
             sink.open(record)
         self._hand_over(scan, trainer)

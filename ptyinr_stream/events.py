@@ -87,6 +87,15 @@ class PixelMaskSent:
 
 
 @dataclass(frozen=True)
+class FramesCalibrated:
+    """What the first frames of a series told of all of them; it goes before them."""
+
+    series: int
+    told: dict[str, Any]
+    """Flat, for the metadata of outputs: `frame_centre` [row, column] in the oriented image, `frame_hot_pixels_found` ..."""
+
+
+@dataclass(frozen=True)
 class SeriesEnded:
     """The detector's series is over."""
 
@@ -124,6 +133,7 @@ Event = (
     | FrameArrived
     | FrameTimed
     | PixelMaskSent
+    | FramesCalibrated
     | SeriesEnded
     | CaptureStarted
     | PositionsArrived

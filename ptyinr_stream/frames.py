@@ -1,6 +1,7 @@
 """How a detector image becomes a diffraction pattern: one explicit convention a source, stored with every output.
 
-A wrong flip gives a plausible picture with a wrong phase, so nothing here is guessed from data.
+A wrong flip gives a plausible picture with a wrong phase, so the orientation is never guessed from data;
+`ptyinr-stream check --orientation` asks a recorded scan which ones it contradicts.
 """
 
 from __future__ import annotations
@@ -28,61 +29,114 @@ _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
 }
 
 
+ORIENTATIONS = tuple(_ORIENTATIONS)
+
+
+def oriented(image: Image, orientation: str) -> Image:
+    """A view of an image (rows, columns) turned by one of `ORIENTATIONS`."""
+    return _ORIENTATIONS[orientation](image)
+
+
 class FrameConvention:
     """Turns, crops and masks detector images, so that DC lies at `[h // 2, w // 2]`.
 
     The order is: orientation of the whole image, DC from the corner to the centre, crop, mask. The crop puts `centre`
-    at `[h // 2, w // 2]`; the data type stays as it came.
+    at `[h // 2, w // 2]`; the data type stays as it came, and nothing is computed of what is cropped away.
+
+    Args:
+        config: as the source has it.
+        centre: row and column of the beam in the oriented image; None takes the configured one, or the middle.
+        trusted: (rows, columns) of the image as sent, pixels that may be trusted in every frame; None trusts them all.
     """
 
-    def __init__(self, config: FramesConfig) -> None:
+    def __init__(
+        self,
+        config: FramesConfig,
+        *,
+        centre: tuple[int, int] | None = None,
+        trusted: NDArray[np.bool_] | None = None,
+    ) -> None:
         self._config = config
-        self._orient = _ORIENTATIONS[config.orientation]
+        given = None if config.centre == "auto" else config.centre
+        self._centre = given if centre is None else centre
+        self._trusted_as_sent = trusted
+        self._always: tuple[tuple[slice, slice], NDArray[np.bool_] | None] | None = None
 
     def apply(self, image: Image) -> tuple[Image, NDArray[np.bool_] | None]:
         """Give (h, w) counts and their mask: True where trusted, None where every pixel is.
 
+        The mask may be shared between frames, and is read-only then.
+
         Args:
             image: (rows, columns) as sent. Pixels at the largest value of its type, from `saturated` on, and negative
-                or not finite ones are not trusted, and become 0.
+                or not finite ones are not trusted, and become 0, as those that are never trusted do.
 
         Raises:
-            GeometryError: the window does not lie inside the image.
+            GeometryError: the window does not lie inside the image, or the mask is of another shape.
         """
-        oriented = self._orient(image)
-        if self._config.dc == "corner":
-            oriented = np.fft.fftshift(oriented)
+        laid = self._laid(image)
+        part = self._crop(laid.shape)
         # A copy: the counts may outlive the image, which is a hundred times larger.
-        counts = np.array(oriented[self._crop(oriented.shape)], order="C")
-        mask = self._trusted(counts)
+        counts = np.array(laid[part], order="C")
+        always, mask = self._always_trusted(image.shape, part), trusted_counts(counts, self._config.saturated)
         if mask.all():
-            return counts, None
+            if always is None:
+                return counts, None
+            mask = always
+        elif always is not None:
+            mask &= always
         counts[~mask] = 0
         return counts, mask
 
     def describe(self) -> dict[str, Any]:
         """The convention as a flat dictionary of JSON values, for the metadata of outputs."""
-        return {f"frame_{key}": value for key, value in self._config.model_dump(mode="json").items()}
+        described = {f"frame_{key}": value for key, value in self._config.model_dump(mode="json").items()}
+        return described if self._centre is None else described | {"frame_centre": list(self._centre)}
+
+    def _laid(self, image: Image) -> Image:
+        turned = oriented(image, self._config.orientation)
+        return np.fft.fftshift(turned) if self._config.dc == "corner" else turned
+
+    def _always_trusted(self, shape: tuple[int, ...], part: tuple[slice, slice]) -> NDArray[np.bool_] | None:
+        """The window of the mask that holds in every frame; None where it trusts all of it."""
+        if self._trusted_as_sent is None:
+            return None
+        if shape != self._trusted_as_sent.shape:
+            raise GeometryError(
+                f"the mask is of {_by(self._trusted_as_sent.shape)} pixels, the image of {_by(shape)}: both are needed "
+                "as the detector sends them"
+            )
+        if self._always is None or self._always[0] != part:
+            mask = np.array(self._laid(self._trusted_as_sent)[part], order="C")
+            mask.setflags(write=False)
+            self._always = part, None if mask.all() else mask
+        return self._always[1]
 
     def _crop(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         window = self._config.window or (shape[0], shape[1])
-        centre = self._config.centre or (shape[0] // 2, shape[1] // 2)
+        centre = self._centre or (shape[0] // 2, shape[1] // 2)
         first = [middle - size // 2 for middle, size in zip(centre, window, strict=True)]
         for axis, name in enumerate(("rows", "columns")):
             last = first[axis] + window[axis]
             if window[axis] < 1 or first[axis] < 0 or last > shape[axis]:
                 raise GeometryError(
                     f"frames.window {list(window)} around centre {list(centre)} takes {name} "
-                    f"{first[axis]}..{last - 1} of an image of {shape[0]} x {shape[1]}"
+                    f"{first[axis]}..{last - 1} of an image of {_by(shape)}"
                 )
         return slice(first[0], first[0] + window[0]), slice(first[1], first[1] + window[1])
 
-    def _trusted(self, counts: Image) -> NDArray[np.bool_]:
-        if np.issubdtype(counts.dtype, np.floating):
-            mask = np.isfinite(counts) & (counts >= 0)
-            return mask if self._config.saturated is None else mask & (counts < self._config.saturated)
-        limit = int(np.iinfo(counts.dtype).max)
-        if self._config.saturated is not None:
-            limit = min(limit, self._config.saturated)
-        mask = counts < limit
-        return mask & (counts >= 0) if np.issubdtype(counts.dtype, np.signedinteger) else mask
+
+def trusted_counts(counts: Image, saturated: int | None) -> NDArray[np.bool_]:
+    """Where the values of an image are photon counts, and below `saturated`."""
+    if np.issubdtype(counts.dtype, np.floating):
+        mask = np.isfinite(counts) & (counts >= 0)
+        return mask if saturated is None else mask & (counts < saturated)
+    limit = int(np.iinfo(counts.dtype).max)
+    if saturated is not None:
+        limit = min(limit, saturated)
+    mask = counts < limit
+    return mask & (counts >= 0) if np.issubdtype(counts.dtype, np.signedinteger) else mask
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ptyinr_stream.assembler import Assembler, Frame, Output
+from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import FrameArrived
-from ptyinr_stream.frames import FrameConvention
+from ptyinr_stream.events import Event, FrameArrived
 from ptyinr_stream.wire import WireDecoder, decoder_of
 from ptyinr_stream.wire.codecs import decode
 
@@ -39,7 +39,7 @@ class Intake:
         clock: the one by which messages are stamped.
 
     Raises:
-        ConfigError: a wire is unknown, or has not an option that is set for it.
+        ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Intake:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
-        self._convention = FrameConvention(config.frames)
+        self._calibration = Calibration(config.frames)
         self._assembler = Assembler(config.positions, config.assembly)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
@@ -96,11 +96,14 @@ class Intake:
 
     def _run(self) -> None:
         try:
+            now = self._clock()
             while not self._inbox.drained:
                 message = self._inbox.get(_TICK_S)
                 if message is not None:
                     self._take(message)
-                self._tick(self._clock() if message is None else message.received)
+                now = self._clock() if message is None else message.received
+                self._tick(now)
+            self._join(self._calibration.finish(), now)
             self._hand_on(self._assembler.finish())
         except Exception as error:  # noqa: BLE001 - `check` raises it
             self._error = error
@@ -109,13 +112,18 @@ class Intake:
 
     def _take(self, message: Message) -> None:
         for event in self._decoders[message.road].feed(message.parts):
+            self._join(self._calibration.feed(event, message.received), message.received)
+
+    def _join(self, events: list[Event], received: float) -> None:
+        for event in events:
             ready = self._frame(event) if isinstance(event, FrameArrived) else event
             if ready is not None:
-                self._hand_on(self._assembler.feed(ready, message.received))
+                self._hand_on(self._assembler.feed(ready, received))
 
     def _tick(self, now: float) -> None:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
+            self._join(self._calibration.tick(now), now)
             self._hand_on(self._assembler.tick(now))
             self._progress = {"scans": self._assembler.open_scans, "waiting_frames": self._assembler.waiting_frames}
 
@@ -126,7 +134,7 @@ class Intake:
     def _frame(self, arrived: FrameArrived) -> Frame | None:
         """Decode an image; None, and it is counted, if that is impossible."""
         try:
-            counts, mask = self._convention.apply(decode(arrived.image))
+            counts, mask = self._calibration.convention(arrived.series).apply(decode(arrived.image))
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self._unusable[kind]:

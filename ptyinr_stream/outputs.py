@@ -53,6 +53,14 @@ class SeriesBound:
 
 
 @dataclass(frozen=True)
+class CalibrationAdded:
+    """What an open scan's first frames told of all of them, before its first `Joined`."""
+
+    uid: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class CaptureBound:
     """The position capture has turned out to be the scan's."""
 
@@ -89,4 +97,6 @@ class ScanClosed:
     report: ScanReport
 
 
-Output = ScanOpened | BaselineAdded | SeriesBound | CaptureBound | Joined | FramesMissing | ScanClosed
+Output = (
+    ScanOpened | BaselineAdded | CalibrationAdded | SeriesBound | CaptureBound | Joined | FramesMissing | ScanClosed
+)

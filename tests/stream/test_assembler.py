@@ -22,6 +22,7 @@ from ptyinr_stream.events import (
     CaptureStarted,
     EncodedImage,
     FrameArrived,
+    FramesCalibrated,
     PositionsArrived,
     RunStarted,
     RunStopped,
@@ -359,6 +360,17 @@ def test_masks_travel_with_their_frames():
     [joined] = [output for output in desk.outputs if isinstance(output, Joined)]
     assert joined.batch.mask is not None
     assert joined.batch.mask.tolist() == [[[True, True], [True, True]], mask.tolist()]
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_first_frames_have_told_reaches_their_scan_before_them(late):
+    told = FramesCalibrated(1, {"frame_centre": [40, 30]})
+    desk = Desk().feed(CaptureStarted(), samples(0, [1, 2]), *([] if late else [start("a", 2, 1)]))
+    desk.feed(SeriesStarted(1, 2), told, frame(1, 0), frame(1, 1), *([start("a", 2, 1)] if late else []))
+    order = [kind for kind in desk.kinds() if kind not in ("Joined", "SeriesBound", "CaptureBound")]
+    assert order == ["ScanOpened", "CalibrationAdded"]
+    assert CalibrationAdded("a", told.told) in desk.outputs
+    assert len(desk.pairs("a")) == 2
 
 
 def test_encoders_that_read_zero_anywhere_are_laid_on_the_commanded_start():

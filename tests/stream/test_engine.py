@@ -13,6 +13,7 @@ from ptyinr.trainer import LEAST_ANNEAL, Trainer
 from ptyinr.types import Batch, Snapshot
 from ptyinr_stream.assembler import (
     BaselineAdded,
+    CalibrationAdded,
     CaptureBound,
     FramesMissing,
     Joined,
@@ -158,6 +159,17 @@ def test_a_scan_is_opened_trained_shown_refined_finished_and_closed(bench):
     assert status.metrics == final.metrics
     assert status.report.paired == 72
     assert b.work() == [False]
+
+
+def test_what_the_first_frames_have_told_stands_in_the_scans_record(bench):
+    b = bench()
+    b.open("a")
+    b.engine.take(CalibrationAdded("a", {"frame_centre": [40, 30], "frame_hot_pixels_found": 2}), b.now)
+    b.baseline("a")
+    b.join("a", range(68))
+    metadata = b.sink.only("open", "a").metadata
+    assert (metadata["frame_centre"], metadata["frame_hot_pixels_found"]) == ([40, 30], 2)
+    assert metadata["frame_orientation"] == "as_sent"
 
 
 def test_snapshots_leave_at_the_configured_period_after_the_first_step(bench):

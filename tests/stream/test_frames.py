@@ -119,4 +119,42 @@ def test_the_convention_describes_itself_in_json_values():
         "frame_window": [4, 4],
         "frame_centre": None,
         "frame_saturated": None,
+        "frame_mask_file": None,
+        "frame_hot_pixels": False,
+        "frame_first_frames": 64,
     }
+
+
+def test_the_centre_that_was_found_is_described() -> None:
+    config = FramesConfig(centre="auto", window=(4, 4))
+    assert FrameConvention(config, centre=(3, 4)).describe()["frame_centre"] == [3, 4]
+
+
+def test_what_is_never_trusted_is_turned_and_cropped_like_the_image() -> None:
+    trusted = np.ones(IMAGE.shape, np.bool_)
+    trusted[2, 6] = trusted[0, 0] = False
+    convention = FrameConvention(FramesConfig(orientation="fliplr", window=(4, 4), centre=(3, 2)), trusted=trusted)
+    counts, mask = convention.apply(IMAGE)
+    assert mask is not None
+    assert np.argwhere(~mask).tolist() == [[1, 1]]
+    assert (counts[1, 1], counts[1, 2]) == (0, IMAGE[2, 5])
+    assert convention.apply(IMAGE)[1] is mask  # shared
+    saturated = IMAGE.copy()
+    saturated[3, 5] = 65535
+    _, more = convention.apply(saturated)
+    assert more is not None
+    assert np.argwhere(~more).tolist() == [[1, 1], [2, 2]]
+    assert np.argwhere(~mask).tolist() == [[1, 1]]
+
+
+def test_a_mask_of_another_shape_is_refused() -> None:
+    convention = FrameConvention(FramesConfig(), trusted=np.ones((8, 6), np.bool_))
+    with pytest.raises(GeometryError, match="the mask is of 8 x 6 pixels, the image of 6 x 8"):
+        convention.apply(IMAGE)
+
+
+def test_an_automatic_centre_needs_a_window_and_a_beam_in_the_middle() -> None:
+    with pytest.raises(ValueError, match='centre = "auto" needs a window'):
+        FramesConfig(centre="auto")
+    with pytest.raises(ValueError, match='centre = "auto" needs a window'):
+        FramesConfig(centre="auto", window=(4, 4), dc="corner")
