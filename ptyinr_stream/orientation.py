@@ -202,7 +202,7 @@ def turned(scan: RecordedScan, orientation: Orientation, rows: NDArray[np.int64]
 def remapped(positions: PositionsConfig, change: Orientation) -> PositionsConfig:
     """The configuration of encoders after its positions have been moved by a map."""
     moves = matrix(change)
-    axes = (positions.axis0, positions.axis1)
+    axes = positions.axes
     source = [int(np.flatnonzero(row)[0]) for row in moves]
     signs = [int(row[k]) for row, k in zip(moves, source, strict=True)]
     new = [

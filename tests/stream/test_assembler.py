@@ -8,6 +8,7 @@ import pytest
 from ptyinr_stream.assembler import (
     Assembler,
     BaselineAdded,
+    CalibrationAdded,
     CaptureBound,
     Frame,
     Joined,
