@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import EncoderConfig, PositionsConfig
-from ptyinr_stream.documents import number, section
+from ptyinr_stream.document_values import number, section
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.grids import Commanded, ScanPlan, laid
 from ptyinr_stream.plans import commanded

@@ -14,7 +14,7 @@ from typing import Any
 
 from ptyinr.types import HC_KEV_M, ScanGeometry
 from ptyinr_stream.config import GeometryConfig
-from ptyinr_stream.documents import names, number, section
+from ptyinr_stream.document_values import names, number, section
 from ptyinr_stream.errors import GeometryError
 
 _HEADER_ENERGIES = ("incident_energy", "photon_energy")

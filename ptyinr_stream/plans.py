@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ptyinr_stream.documents import count, items, names, number, numbers, section
+from ptyinr_stream.document_values import count, items, names, number, numbers, section
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.grids import Commanded, Pair, pair
 
