@@ -39,12 +39,12 @@ def document_message(prefix: str, name: str, document: dict[str, Any]) -> bytes:
     return b" ".join([prefix.encode(), name.encode(), msgpack_numpy.packb(document)])
 
 
-def series_header_parts(scan: RecordedScan, series: int, rate_hz: float) -> list[bytes]:
-    """What the detector says when it is armed."""
-    frames, h, w = scan.counts.shape
+def series_header_parts(scan: RecordedScan, series: int, rate_hz: float, frames: int | None = None) -> list[bytes]:
+    """What the detector says when it is armed for `frames`, by default all of the scan's."""
+    n, h, w = scan.counts.shape
     configuration = {
         "nimages": 1,
-        "ntrigger": frames,
+        "ntrigger": n if frames is None else frames,
         "trigger_mode": "exte",
         "bit_depth_image": 8 * scan.counts.itemsize,
         "x_pixels_in_detector": w,

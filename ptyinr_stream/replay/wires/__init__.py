@@ -1,0 +1,43 @@
+"""How frames are spelled on their way out, one file a form: every module here defines `Encoder`.
+
+| name | as | frames go out | read with `wire` |
+|---|---|---|---|
+| `hxn` | the beamline today, which is `proxy` | PUB, every part a message of its own | `eiger_v1` |
+| `proxy` | HXN's proxy before an Eiger | PUB, every part a message of its own | `eiger_v1` |
+| `multipart` | the Eiger itself, SIMPLON 1 | PUSH, one message a frame | `eiger_v1` |
+| `holoptycho` | NSLS2/holoptycho's replay | PUB, three parts without types, no series | `eiger_v1` |
+| `cbor` | the Eiger itself, SIMPLON 2 | PUSH, one CBOR map a frame | `eiger_v2` |
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from ptyinr_stream.formats import RecordedScan
+
+
+class FrameEncoder(Protocol):
+    """What every `Encoder` of this package can do; a message is a list of parts."""
+
+    socket: ClassVar[Literal["pub", "push"]]
+    """The kind of socket that the original has."""
+    wire: ClassVar[str]
+    """The decoder that reads it."""
+    carriers: ClassVar[int]
+    """How many of the messages of an image carry it; those that follow may be lost without harm."""
+
+    def __init__(self, scan: RecordedScan, rate_hz: float) -> None: ...
+
+    def arm(self, series: int, frames: int) -> list[list[bytes]]:
+        """Messages that open a series of so many frames."""
+        ...
+
+    def image(self, series: int, frame: int, pixels: NDArray[Any]) -> list[list[bytes]]:
+        """Messages of a frame (h, w), uint16 or uint32."""
+        ...
+
+    def end(self, series: int) -> list[list[bytes]]:
+        """Messages that close a series."""
+        ...
