@@ -1,14 +1,21 @@
-"""Recorded scans, one file a format: every module here defines `read_scan(path)` and `write_scan(path, scan)`."""
+"""Recorded scans, one file a format: every module here defines `read_scan(path)` and `write_scan(path, scan)`.
+
+A module that also defines `recognises(path)` is asked whether a path is its own.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr.types import ScanGeometry, ScanRange
+from ptyinr_stream.plugins import load_plugin, plugin_names
+
+_COMMON = "ptyinr_h5"  # reads what no other format recognises, and says what a scan file should be
 
 
 @dataclass(frozen=True)
@@ -93,3 +100,16 @@ class RecordedScan:
     def scan_range(self) -> ScanRange:
         """The extent of the positions."""
         return ScanRange.of(self.positions_m)
+
+
+def read_scan(path: Path) -> RecordedScan:
+    """Read a recorded scan in whatever format it is.
+
+    Raises:
+        ScanFileError: it is missing, torn, or in no format that is known.
+    """
+    for name in plugin_names(__name__):
+        module = load_plugin(__name__, name)
+        if name != _COMMON and hasattr(module, "recognises") and module.recognises(path):
+            return module.read_scan(path)
+    return load_plugin(__name__, _COMMON).read_scan(path)

@@ -152,8 +152,10 @@ class _Way:
         if lost < faults.drop:
             self._counts["dropped"] += 1
             return before
-        copies = 1 + (doubled < faults.duplicate)
-        self._counts["duplicated"] += copies - 1
+        copies = 1
+        if doubled < faults.duplicate:
+            self._counts["duplicated"] += 1
+            copies = 2
         window = 0 if message.opens else faults.reorder
         for shift in shifts[:copies]:
             # No later message has a smaller key than its number: at most `window` of them overtake this one.
@@ -169,7 +171,8 @@ class _Way:
         while self._held and self._held[0][0] < before:
             _, number, message = heapq.heappop(self._held)
             self._counts["sent"] += 1
-            self._counts["reordered"] += number < self._newest
+            if number < self._newest:
+                self._counts["reordered"] += 1
             self._newest = max(self._newest, number)
             released.append(message)
         return released

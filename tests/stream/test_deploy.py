@@ -42,7 +42,11 @@ def test_the_demo_configuration_listens_where_and_as_replay_sends() -> None:
     for road in ("documents", "frames", "positions"):
         assert getattr(streams, road).endpoint == sends[road]
         assert getattr(streams, road).bind == sends["connect"]
-    assert streams.frames.socket == ("sub" if sends["publish_frames"] else "pull")
+    encoder = load_plugin("ptyinr_stream.replay.wires", sends["wire"]).Encoder
+    assert (streams.frames.wire, streams.frames.socket) == (
+        encoder.wire,
+        {"pub": "sub", "push": "pull"}[encoder.socket],
+    )
     assert streams.documents.prefix == sends["prefix"]
     assert config.positions == HXN_ENCODERS
 

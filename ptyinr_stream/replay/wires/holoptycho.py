@@ -31,9 +31,7 @@ class Encoder:
         encoding = f"bs{8 * pixels.itemsize}-lz4<"
         shape = [pixels.shape[1], pixels.shape[0]]
         spec = {"htype": "dimage_d-1.0", "encoding": encoding, "shape": shape, "type": pixels.dtype.name}
-        return [
-            [json_message({"frame": frame, "series": series}), json_message(spec), codecs.encode(pixels, encoding)]
-        ]
+        return [[json_message({"frame": frame, "series": series}), json_message(spec), codecs.encode(pixels, encoding)]]
 
     def end(self, series: int) -> list[list[bytes]]:
         """Say nothing."""
