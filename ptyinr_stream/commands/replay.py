@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIRES_HELP = (
     "How frames are sent. `hxn`: as the beamline does, which is `proxy`; `proxy`: every part of a SIMPLON 1 frame a "
     "message of its own, PUB; `multipart`: as the detector itself, one message a frame, PUSH; `holoptycho`: three "
-    "parts without types or series, PUB; `cbor`: SIMPLON 2, PUSH."
+    "parts without types or series, PUB; `cbor`: SIMPLON 2, PUSH; `native`: this project's own form, PUSH."
 )
 
 

@@ -7,6 +7,7 @@
 | `multipart` | the Eiger itself, SIMPLON 1 | PUSH, one message a frame | `eiger_v1` |
 | `holoptycho` | NSLS2/holoptycho's replay | PUB, three parts without types, no series | `eiger_v1` |
 | `cbor` | the Eiger itself, SIMPLON 2 | PUSH, one CBOR map a frame | `eiger_v2` |
+| `native` | this project's own form, for detectors that have none | PUSH, one msgpack map a frame | `native` |
 """
 
 from __future__ import annotations

@@ -1,0 +1,195 @@
+"""Every wire, end to end: a measured scan over real sockets into the real intake, bit by bit."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from numpy.typing import NDArray
+
+from ptyinr_stream.assembler import Joined, Output, ScanClosed
+from ptyinr_stream.channels import Inbox
+from ptyinr_stream.config import Config, parse_config
+from ptyinr_stream.data import siemens_star
+from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.formats import RecordedScan, read_scan
+from ptyinr_stream.intake import ROADS, Intake
+from ptyinr_stream.plugins import load_plugin
+from ptyinr_stream.replay import HXN_ENCODERS, WIRES, Endpoints, Faults, Replay, ReplayReport
+from ptyinr_stream.sources.zeromq import Receiver
+
+pytestmark = pytest.mark.system
+
+ANYWHERE = Endpoints("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+SOCKETS = {"pub": "sub", "push": "pull"}
+RATE_HZ = 2000.0
+
+
+@pytest.fixture(scope="module")
+def star() -> RecordedScan:
+    return read_scan(siemens_star())
+
+
+def configuration(wire: str, settle_s: float, endpoints: Endpoints, **frames: Any) -> Config:
+    """That of a daemon which connects to a replay in this wire."""
+    encoder = load_plugin("ptyinr_stream.replay.wires", wire).Encoder
+    documents, images, positions = ({"endpoint": endpoint} for endpoint in astuple(endpoints))
+    return parse_config(
+        {
+            "streams": {
+                "documents": {**documents, "wire": "bluesky"},
+                "frames": {**images, "wire": encoder.wire, "socket": SOCKETS[encoder.socket], **frames},
+                "positions": {**positions, "wire": "panda"},
+            },
+            "geometry": {"detector_pixel_um": 75.0},
+            "positions": HXN_ENCODERS.model_dump(),
+            "assembly": {"settle_s": settle_s},
+        }
+    )
+
+
+class Daemon:
+    """The part of one that receives and joins."""
+
+    def __init__(self, config: Config) -> None:
+        self._outputs: queue.Queue[Output] = queue.Queue()
+        inbox = Inbox(1_000_000_000)
+        self.intake = Intake(config, inbox, self._outputs.put)
+        self.receivers = [Receiver(road, getattr(config.streams, road), inbox) for road in ROADS]
+
+    def until_closed(
+        self,
+    ) -> tuple[dict[int, tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float64]]], ScanClosed]:
+        """Counts, mask and position of each joined frame of the next scan."""
+        joined = {}
+        while True:
+            match self._outputs.get(timeout=60):
+                case Joined(_, batch):
+                    masks = [None] * len(batch.indices) if batch.mask is None else batch.mask
+                    for number, *frame in zip(
+                        batch.indices.tolist(), batch.counts, masks, batch.positions_m, strict=True
+                    ):
+                        assert number not in joined
+                        joined[number] = tuple(frame)
+                case ScanClosed() as closed:
+                    return joined, closed
+
+    def close(self) -> None:
+        for receiver in self.receivers:
+            receiver.stop()
+        self.intake.stop()
+        for part in (*self.receivers, self.intake):
+            part.check()
+
+
+Run = Callable[..., tuple[dict[int, Any], ScanClosed, ReplayReport, Daemon]]
+
+
+@pytest.fixture
+def run() -> Iterator[Run]:
+    """Replays a scan into a daemon of its own."""
+    daemons: list[Daemon] = []
+
+    def run(
+        scan: RecordedScan, wire: str, settle_s: float = 1.0, frames: dict[str, Any] | None = None, **options: Any
+    ) -> tuple[dict[int, Any], ScanClosed, ReplayReport, Daemon]:
+        with (
+            Replay(scan, ANYWHERE, wire=wire, **{"rate_hz": RATE_HZ, "flush_s": 0.01, **options}) as replay,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            daemon = Daemon(configuration(wire, settle_s, replay.endpoints, **(frames or {})))
+            daemons.append(daemon)
+            sent = pool.submit(replay.run)
+            joined, closed = daemon.until_closed()
+            return joined, closed, sent.result(60), daemon
+
+    yield run
+    for daemon in daemons:
+        daemon.close()
+
+
+def check_joined(joined: dict[int, Any], scan: RecordedScan, report: ReplayReport) -> None:
+    """Every frame bit by bit, and where it was sent from."""
+    for number, (counts, mask, position_m) in joined.items():
+        trusted = np.ones(counts.shape, bool) if mask is None else mask
+        assert np.array_equal(trusted, trusted if scan.mask is None else scan.mask)
+        assert counts.dtype == scan.counts.dtype
+        assert np.array_equal(counts, np.where(trusted, scan.counts[number], 0))
+        assert np.allclose(position_m, report.positions_m[number], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_measured_scan_arrives_bit_by_bit_and_to_a_thousandth_of_a_pixel(
+    wire: str, star: RecordedScan, run: Run
+) -> None:
+    joined, closed, report, _ = run(star, wire)
+    assert sorted(joined) == list(range(516))
+    check_joined(joined, star, report)
+    positions_m = np.array([joined[number][2] for number in range(516)])
+    assert np.abs((positions_m - star.positions_m) / star.geometry.pixel_m).max() < 1e-3
+    assert (closed.report.reason, closed.report.lost, closed.report.frames) == ("complete", 0, 516)
+    assert report.pairable.tolist() == list(range(516))
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_masked_pixels_and_wide_counts_and_a_warm_up_arrive_as_they_should(
+    wire: str, star: RecordedScan, run: Run
+) -> None:
+    mask = np.ones(star.geometry.window, bool)
+    mask[:, 70:73] = mask[5] = False
+    counts = star.counts[:60].astype(np.uint32) * 70_000
+    scan = replace(star, counts=counts, positions_m=star.positions_m[:60], mask=mask)
+    joined, closed, report, _ = run(scan, wire, warm_up=True)
+    assert sorted(joined) == list(range(60))
+    check_joined(joined, scan, report)
+    assert closed.report.reason == "complete"
+
+
+DISORDER = Faults(drop=0.05, duplicate=0.1, reorder=12, delay_s={"positions": 0.1})
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("wire", WIRES)
+def test_under_stress_exactly_what_was_sent_is_paired_and_counted(
+    wire: str, seed: int, star: RecordedScan, run: Run
+) -> None:
+    joined, closed, report, daemon = run(star, wire, faults=replace(DISORDER, seed=seed))
+    check_joined(joined, star, report)
+    assert sorted(joined) == sorted([*report.pairable, *report.partial])
+    assert 20 < len(joined) < 516
+    became = closed.report
+    assert became.partial_positions == len(report.partial)
+    assert became.lost == (~report.whole).sum()
+    assert became.without_position == (report.whole & (report.samples == 0)).sum()
+    assert became.without_frame == (~report.whole & (report.samples > 0)).sum()
+    assert became.frames == became.paired + became.duplicates + became.without_position
+    assert daemon.intake.counts["frames.frames"] == became.frames
+
+
+def test_one_who_joins_late_gets_the_rest(star: RecordedScan, run: Run) -> None:
+    joined, closed, report, _ = run(star, "hxn", faults=Faults(late_join=200))
+    check_joined(joined, star, report)
+    assert sorted(joined) == sorted([*report.pairable, *report.partial])
+    assert min(joined) >= 200
+    assert len(joined) > 300
+    assert closed.report.lost == 200
+
+
+def test_encrypted_frames_reach_who_has_the_key(star: RecordedScan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    public, secret = zmq.curve_keypair()
+    monkeypatch.setenv("FRAMES_KEY", public.decode())
+    short = replace(star, counts=star.counts[:30], positions_m=star.positions_m[:30])
+    joined, _, report, _ = run(short, "hxn", frames={"server_key_env": "FRAMES_KEY"}, frames_key=secret)
+    assert sorted(joined) == list(range(30))
+    check_joined(joined, short, report)
+
+
+def test_a_wire_that_does_not_exist_is_answered_with_those_that_do(star: RecordedScan) -> None:
+    with pytest.raises(ConfigError, match="there are: cbor, holoptycho, hxn"):
+        Replay(star, ANYWHERE, wire="kafka")
