@@ -6,12 +6,14 @@ import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 from numpy.typing import NDArray
+from tiled.client import from_uri
 
 from ptyinr_stream.assembler import Joined, Output, ScanClosed
 from ptyinr_stream.channels import Inbox
@@ -22,7 +24,9 @@ from ptyinr_stream.formats import RecordedScan, read_scan
 from ptyinr_stream.intake import ROADS, Intake
 from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS, WIRES, Endpoints, Faults, Replay, ReplayReport
+from ptyinr_stream.replay.catalog import read_catalog
 from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.tiled_server import EmbeddedServer
 
 pytestmark = pytest.mark.system
 
@@ -179,6 +183,27 @@ def test_one_who_joins_late_gets_the_rest(star: RecordedScan, run: Run) -> None:
     assert min(joined) >= 200
     assert len(joined) > 300
     assert closed.report.lost == 200
+
+
+def test_frames_are_fetched_from_a_tiled_server_while_they_are_replayed(
+    star: RecordedScan, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PTYINR_TILED_API_KEY", "secret")
+    geometry = star.geometry
+    optics = {
+        "lambda_nm": 1e9 * geometry.wavelength_m,
+        "z_m": geometry.distance_m,
+        "ccd_pixel_um": 1e6 * geometry.detector_pixel_m,
+    }
+    with EmbeddedServer(tmp_path, "secret") as server:
+        client = from_uri(server.uri, api_key="secret")
+        node = client.create_container("star", metadata=optics)
+        node.write_array(star.counts, key="counts")
+        node.write_array(star.positions_m, key="positions_m")
+        client.context.http_client.close()
+        joined, _, report, _ = run(read_catalog(f"{server.uri}/metadata/star"), "hxn")
+    assert sorted(joined) == list(range(516))
+    check_joined(joined, star, report)
 
 
 def test_encrypted_frames_reach_who_has_the_key(star: RecordedScan, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

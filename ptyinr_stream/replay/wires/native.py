@@ -28,7 +28,7 @@ class Encoder:
         start = {"type": "start", "series": series, "frames": frames, "header": {"sample": self._scan.name}}
         if (trusted := self._scan.mask) is not None:
             start |= {"shape": list(trusted.shape), "bad_pixels": (~trusted).astype(np.uint8).tobytes()}
-        return [[msgpack.packb(start)]]
+        return [_message(start)]
 
     def image(self, series: int, frame: int, pixels: NDArray[Any]) -> list[list[bytes]]:
         """Spell a frame."""
@@ -45,8 +45,12 @@ class Encoder:
             "start_ns": start_ns,
             "stop_ns": stop_ns,
         }
-        return [[msgpack.packb(image)]]
+        return [_message(image)]
 
     def end(self, series: int) -> list[list[bytes]]:
         """Close a series."""
-        return [[msgpack.packb({"type": "end", "series": series})]]
+        return [_message({"type": "end", "series": series})]
+
+
+def _message(values: dict[str, Any]) -> list[bytes]:
+    return [msgpack.Packer().pack(values)]
