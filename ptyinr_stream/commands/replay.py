@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 WIRES_HELP = (
     "How frames are sent. `hxn`: as the beamline does, which is `proxy`; `proxy`: every part of a SIMPLON 1 frame a "
     "message of its own, PUB; `multipart`: as the detector itself, one message a frame, PUSH; `holoptycho`: three "
-    "parts without types or series, PUB; `cbor`: SIMPLON 2, PUSH; `native`: this project's own form, PUSH."
+    "parts without types or series, PUB; `cbor`: SIMPLON 2, PUSH; `native`: this project's own form, "
+    "PUSH; `files`: not at all, but written to an HDF5 file that grows, which documents name."
 )
 
 
@@ -55,6 +56,9 @@ def replay(
     warm_up: Annotated[
         bool, typer.Option("--warm-up", help="Before each run, a series of one frame, as an Eiger warms up.")
     ] = False,
+    folder: Annotated[
+        Path, typer.Option(help="For `--wire files`: where the HDF5 files are written, and stay.")
+    ] = Path("replay-files"),
     repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
     wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
     whole: Annotated[
@@ -115,6 +119,7 @@ def replay(
             faults=faults,
             warm_up=warm_up,
             frames_key=key,
+            folder=folder,
             wait_s=wait,
             progress=lambda _: count(1),
         ) as sender,

@@ -17,14 +17,15 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import PositionsConfig
-from ptyinr_stream.errors import ScanFileError
+from ptyinr_stream.errors import ConfigError, ScanFileError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.plugins import load_plugin, plugin_names
 
@@ -32,6 +33,7 @@ from .faults import ROADS, Faults, Ledger, Road, disturbed
 from .messages import HXN_ENCODERS, encoder_counts
 from .script import Run, Script
 from .sockets import Roads
+from .wires import FrameEncoder
 
 __all__ = ["HXN_ENCODERS", "WIRES", "Endpoints", "Faults", "Replay", "ReplayReport"]
 
@@ -107,6 +109,7 @@ class Replay:
         faults: Faults | None = None,
         warm_up: bool = False,
         frames_key: bytes | None = None,
+        folder: Path = Path(),
         series: int | None = None,
         scan_id: int | None = None,
         wait_s: float = 60.0,
@@ -126,6 +129,7 @@ class Replay:
             faults: what happens to messages on their way; None lets them all through.
             warm_up: send a series of one frame before each run, as an Eiger does when its exposure time changes.
             frames_key: the CURVE secret key in Z85 with which frames are encrypted; None leaves them plain.
+            folder: for the wire that writes files, and leaves them there.
             series: of the first run, counted up; None begins at the clock's seconds, to grow from process to process.
             scan_id: likewise.
             wait_s: how long to wait for receivers, and for one that has stopped reading.
@@ -133,7 +137,7 @@ class Replay:
             progress: called with the number of frames exposed.
 
         Raises:
-            ConfigError: there is no such wire.
+            ConfigError: there is no such wire, or it has not what is asked of it.
             EndpointError: an endpoint is in use or malformed.
             ScanFileError: the scan's counts are not whole.
         """
@@ -142,17 +146,23 @@ class Replay:
                 f"{scan.name}: its counts are not whole numbers, which is all that a detector sends: replay a scan "
                 f"with photon noise, or round them (--round)"
             )
-        encoder = load_plugin(f"{__name__}.wires", wire).Encoder(scan, rate_hz)
+        encoder: FrameEncoder = load_plugin(f"{__name__}.wires", wire).Encoder(scan, rate_hz, folder)
+        faults = faults or Faults()
+        if encoder.socket is None and (warm_up or frames_key or faults.touch("frames")):
+            raise ConfigError(
+                f"wire {wire!r} sends no frames: there is nothing to encrypt, to warm up or to lose; faults may act on "
+                "positions and documents"
+            )
         self._script = Script(scan, encoder, positions, rate_hz=rate_hz, flush_s=flush_s, prefix=prefix)
         self._positions, self._frames, self._progress = positions, len(scan.counts), progress
         self._counts = encoder_counts(scan.positions_m, positions)  # (n, samples, 2)
-        self._faults, self._warm_up = faults or Faults(), warm_up
+        self._faults, self._warm_up = faults, warm_up
         self._series = int(time.time()) if series is None else series
         self._scan_id = int(time.time()) if scan_id is None else scan_id
         self._runs = 0
-        at: dict[Road, str] = {road: getattr(endpoints, road) for road in ROADS}
-        self._roads = Roads(at, encoder.socket, bind=bind, wait_s=wait_s, frames_key=frames_key)
-        self.endpoints = Endpoints(**self._roads.endpoints)
+        at: dict[Road, str] = {road: getattr(endpoints, road) for road in ROADS if encoder.socket or road != "frames"}
+        self._roads = Roads(at, encoder.socket or "pub", bind=bind, wait_s=wait_s, frames_key=frames_key)
+        self.endpoints = replace(endpoints, **self._roads.endpoints)
 
     def __enter__(self) -> Self:
         return self

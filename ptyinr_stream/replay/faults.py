@@ -44,6 +44,11 @@ class Faults:
     on: frozenset[Road] = frozenset(("frames", "positions"))
     """The roads that lose, double, disorder and miss messages; each has random numbers of its own."""
 
+    def touch(self, road: Road) -> bool:
+        """Whether anything at all happens to messages of a road."""
+        loses = any((self.drop, self.duplicate, self.reorder, self.late_join))
+        return (loses and road in self.on) or bool(self.delay_s.get(road))
+
     def __post_init__(self) -> None:
         for name in ("drop", "duplicate"):
             if not 0 <= getattr(self, name) <= 1:
@@ -77,6 +82,17 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """Whole frames `start` to `stop`, which a document announces in a file."""
+
+    start: int
+    stop: int
+
+
+Content = Piece | Samples | Frames
+
+
+@dataclass(frozen=True)
 class Outgoing:
     """A message that is to be sent."""
 
@@ -86,7 +102,7 @@ class Outgoing:
     """When it is due, in seconds since the first exposure began."""
     exposed: int
     """Frames that have been exposed by then."""
-    content: Piece | Samples | None = None
+    content: Content | None = None
     """What it carries of the scan."""
     opens: bool = False
     """Whether a series or a capture begins with it."""
@@ -198,6 +214,8 @@ class Ledger:
         content = message.content
         if isinstance(content, Samples):
             self.samples.reshape(-1)[content.first : content.stop] = True
+        if isinstance(content, Frames):
+            self.whole[content.start : content.stop] = True
         if message.road != "frames":
             return
         expected, self._next = self._next, None

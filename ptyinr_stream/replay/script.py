@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.formats import RecordedScan
 
-from .faults import Outgoing, Piece, Road, Samples
-from .messages import document_message, json_message, position_messages, run_documents
-from .wires import FrameEncoder
+from .faults import Content, Frames, Outgoing, Piece, Road, Samples
+from .messages import RunDocuments, document_message, json_message, position_messages
+from .wires import FrameEncoder, FrameFile
 
 
 @dataclass(frozen=True)
@@ -67,29 +67,36 @@ class Script:
             GeometryError: the wavelength is beyond a Si(111) monochromator, whose angle the documents tell.
         """
         scan, series, frames = self._scan, run.series, len(self._scan.counts)
-        documents = run_documents(scan, self._positions, run.uid, run.scan_id, self._rate_hz)
+        documents = RunDocuments(scan, self._positions, run.uid, run.scan_id, self._rate_hz)
         if run.warm_up is not None:
             yield from self._warm_up(run.warm_up)
-        for _ in ("start", "descriptor", "baseline"):
-            yield self._document(*next(documents), exposed=0)
+        yield from self._documents(documents.opening(), 0)
         armed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
         capture = {"msg_type": "start", "arm_time": armed, "start_time": armed, "hw_time_offset_ns": None}
         yield self._message("positions", [json_message(capture)], 0, opens=True)
         for parts in self._encoder.arm(series, frames):
             yield self._message("frames", parts, 0, opens=True)
+        file = self._encoder if isinstance(self._encoder, FrameFile) else None
+        named = None if file is None else documents.file_of_images(file.uri, file.dataset)
+        yield from self._documents(named.introduction() if named else (), 0)
         data = position_messages(counts, self._positions, self._rate_hz, self._flush_s)
         emitted, complete = 0, next(data)
+        written, block = 0, max(1, int(self._flush_s * self._rate_hz))
         for frame, pixels in enumerate(scan.counts):
             exposed = frame + 1
             yield from self._image(series, frame, pixels, exposed)
+            if file and named and (exposed == frames or exposed - written == block):
+                file.flush()
+                yield self._document(*named.written(written, exposed), exposed, Frames(written, exposed))
+                written = exposed
             while complete is not None and complete[0] <= frame:
                 yield self._message("positions", [json_message(complete[1])], exposed, _samples(complete[1]))
                 emitted, complete = emitted + 1, next(data, None)
         for parts in self._encoder.end(series):
             yield self._message("frames", parts, frames)
         yield self._message("positions", [json_message({"msg_type": "stop", "emitted_frames": emitted})], frames)
-        for name, document in documents:
-            yield self._document(name, document, exposed=frames)
+        yield from self._documents(() if file else documents.at_the_end(), frames)
+        yield from self._documents(documents.closing(), frames)
 
     def _warm_up(self, series: int) -> Iterator[Outgoing]:
         """A series of one dark frame, which has nothing to do with the scan."""
@@ -108,16 +115,20 @@ class Script:
             content = Piece(frame, number, carriers) if number < carriers else None
             yield self._message("frames", parts, exposed, content)
 
-    def _document(self, name: str, document: dict[str, Any], exposed: int) -> Outgoing:
+    def _documents(self, named: Iterable[tuple[str, dict[str, Any]]], exposed: int) -> Iterator[Outgoing]:
+        for name, document in named:
+            yield self._document(name, document, exposed)
+
+    def _document(self, name: str, document: dict[str, Any], exposed: int, content: Frames | None = None) -> Outgoing:
         message = document_message(self._prefix, name, document)
-        return self._message("documents", [message], exposed, opens=name == "start")
+        return self._message("documents", [message], exposed, content, opens=name == "start")
 
     def _message(
         self,
         road: Road,
         parts: list[bytes],
         exposed: int,
-        content: Piece | Samples | None = None,
+        content: Content | None = None,
         *,
         opens: bool = False,
     ) -> Outgoing:

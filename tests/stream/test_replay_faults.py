@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptyinr_stream.replay.faults import ROADS, Faults, Ledger, Outgoing, Piece, Samples, disturbed
+from ptyinr_stream.replay.faults import ROADS, Faults, Frames, Ledger, Outgoing, Piece, Samples, disturbed
 
 RATE_HZ = 100.0
 
@@ -183,6 +183,25 @@ def test_messages_of_other_roads_do_not_tear_a_frame():
     for message in (piece(0, 0), between, piece(0, 1), between, piece(0, 2)):
         ledger.note(message)
     assert ledger.whole.all()
+
+
+def test_a_document_may_announce_many_whole_frames():
+    ledger = Ledger(9, 1)
+    ledger.note(Outgoing("documents", [b""], 0.0, 0, Frames(2, 5)))
+    assert np.flatnonzero(ledger.whole).tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("faults", "touched"),
+    [
+        (Faults(), []),
+        (Faults(drop=0.1), ["frames", "positions"]),
+        (Faults(late_join=1, on=frozenset(["documents"])), ["documents"]),
+        (Faults(delay_s={"frames": 1.0, "positions": 0.0}), ["frames"]),
+    ],
+)
+def test_it_is_known_which_roads_are_touched(faults, touched):
+    assert [road for road in ROADS if faults.touch(road)] == touched
 
 
 def test_positions_are_means_of_the_samples_that_went_out():

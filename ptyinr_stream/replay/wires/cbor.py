@@ -7,6 +7,7 @@ tag 56500.
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import cbor2
@@ -28,7 +29,8 @@ class Encoder:
     wire: ClassVar[str] = "eiger_v2"
     carriers: ClassVar[int] = 1
 
-    def __init__(self, scan: RecordedScan, rate_hz: float) -> None:
+    def __init__(self, scan: RecordedScan, rate_hz: float, folder: Path) -> None:
+        del folder  # nothing is written
         self._scan = scan
         self._rate_hz = rate_hz
         self._armed = datetime.now(UTC)

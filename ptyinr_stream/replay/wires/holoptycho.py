@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ class Encoder:
     wire: ClassVar[str] = "eiger_v1"
     carriers: ClassVar[int] = 1
 
-    def __init__(self, scan: RecordedScan, rate_hz: float) -> None:
-        del scan, rate_hz  # neither is told
+    def __init__(self, scan: RecordedScan, rate_hz: float, folder: Path) -> None:
+        del scan, rate_hz, folder  # nothing of it is told
 
     def arm(self, series: int, frames: int) -> list[list[bytes]]:
         """Say nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
@@ -17,7 +18,8 @@ class Encoder:
     wire: ClassVar[str] = "eiger_v1"
     carriers: ClassVar[int] = 1
 
-    def __init__(self, scan: RecordedScan, rate_hz: float) -> None:
+    def __init__(self, scan: RecordedScan, rate_hz: float, folder: Path) -> None:
+        del folder  # nothing is written
         self._scan = scan
         self._rate_hz = rate_hz
 
