@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack_numpy
 import numpy as np
-from event_model import ComposeRunBundle, StreamRange, compose_run, compose_stream_datum
+from event_model import ComposeRunBundle, StreamRange, compose_run, compose_stream_datum, compose_stream_resource
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import AxisConfig, PositionsConfig
@@ -192,9 +192,12 @@ class FileDocuments:
         shape, dtype = [1, *scan.counts.shape[1:]], scan.counts.dtype.newbyteorder("<").str
         image = {"source": "REPLAY", "dtype": "array", "dtype_numpy": dtype, "shape": shape, "external": "STREAM:"}
         self._descriptor = run.compose_descriptor("primary", {IMAGE_KEY: image}).descriptor_doc
-        parameters = {"dataset": dataset, "chunk_shape": shape}
-        self._resource = run.compose_stream_resource(
-            mimetype="application/x-hdf5", uri=uri, data_key=IMAGE_KEY, parameters=parameters
+        self._resource = compose_stream_resource(
+            start=run.start_doc,
+            mimetype="application/x-hdf5",
+            uri=uri,
+            data_key=IMAGE_KEY,
+            parameters={"dataset": dataset, "chunk_shape": shape},
         ).stream_resource_doc
         self._numbers = itertools.count()
 
@@ -210,9 +213,8 @@ class FileDocuments:
             counter=self._numbers,
             indices=StreamRange(start=start, stop=stop),
             seq_nums=StreamRange(start=start + 1, stop=stop + 1),
-            descriptor=self._descriptor,
         )
-        return "stream_datum", dict(datum)
+        return "stream_datum", {**datum, "descriptor": self._descriptor["uid"]}
 
 
 def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int, rate_hz: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from ptyinr_stream.assembler import Joined, Output, ScanClosed
 from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.data import siemens_star
-from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.errors import ConfigError, ScanFileError
 from ptyinr_stream.formats import RecordedScan, read_scan
 from ptyinr_stream.intake import ROADS, Intake
 from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS, WIRES, Endpoints, Faults, Replay, ReplayReport
 from ptyinr_stream.replay.catalog import read_catalog
+from ptyinr_stream.replay.messages import IMAGE_KEY
+from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.tiled_server import EmbeddedServer
 
@@ -43,14 +45,17 @@ def star() -> RecordedScan:
 def configuration(wire: str, settle_s: float, endpoints: Endpoints, **frames: Any) -> Config:
     """That of a daemon which connects to a replay in this wire."""
     encoder = load_plugin("ptyinr_stream.replay.wires", wire).Encoder
-    documents, images, positions = ({"endpoint": endpoint} for endpoint in astuple(endpoints))
+    streams: dict[str, Any] = {
+        "documents": {"endpoint": endpoints.documents, "wire": "bluesky"},
+        "positions": {"endpoint": endpoints.positions, "wire": "panda"},
+    }
+    if encoder.socket is not None:
+        kind = SOCKETS[encoder.socket]
+        streams["frames"] = {"endpoint": endpoints.frames, "wire": encoder.wire, "socket": kind, **frames}
     return parse_config(
         {
-            "streams": {
-                "documents": {**documents, "wire": "bluesky"},
-                "frames": {**images, "wire": encoder.wire, "socket": SOCKETS[encoder.socket], **frames},
-                "positions": {**positions, "wire": "panda"},
-            },
+            "streams": streams,
+            "files": {} if "frames" in streams else {"frames_key": IMAGE_KEY},
             "geometry": {"detector_pixel_um": 75.0},
             "positions": HXN_ENCODERS.model_dump(),
             "assembly": {"settle_s": settle_s},
@@ -64,8 +69,10 @@ class Daemon:
     def __init__(self, config: Config) -> None:
         self._outputs: queue.Queue[Output] = queue.Queue()
         inbox = Inbox(1_000_000_000)
-        self.intake = Intake(config, inbox, self._outputs.put)
-        self.receivers = [Receiver(road, getattr(config.streams, road), inbox) for road in ROADS]
+        self._files = FileSource(config, inbox) if config.reads_files else None
+        self.intake = Intake(config, inbox, self._outputs.put, files=self._files and self._files.take)
+        streams = {road: stream for road in ROADS if (stream := getattr(config.streams, road))}
+        self.receivers = [Receiver(road, stream, inbox) for road, stream in streams.items()]
 
     def until_closed(
         self,
@@ -85,18 +92,19 @@ class Daemon:
                     return joined, closed
 
     def close(self) -> None:
-        for receiver in self.receivers:
-            receiver.stop()
-        self.intake.stop()
-        for part in (*self.receivers, self.intake):
-            part.check()
+        for part in (*self.receivers, self._files, self.intake):
+            if part is not None:
+                part.stop()
+        for part in (*self.receivers, self._files, self.intake):
+            if part is not None:
+                part.check()
 
 
 Run = Callable[..., tuple[dict[int, Any], ScanClosed, ReplayReport, Daemon]]
 
 
 @pytest.fixture
-def run() -> Iterator[Run]:
+def run(tmp_path: Path) -> Iterator[Run]:
     """Replays a scan into a daemon of its own."""
     daemons: list[Daemon] = []
 
@@ -104,7 +112,9 @@ def run() -> Iterator[Run]:
         scan: RecordedScan, wire: str, settle_s: float = 1.0, frames: dict[str, Any] | None = None, **options: Any
     ) -> tuple[dict[int, Any], ScanClosed, ReplayReport, Daemon]:
         with (
-            Replay(scan, ANYWHERE, wire=wire, **{"rate_hz": RATE_HZ, "flush_s": 0.01, **options}) as replay,
+            Replay(
+                scan, ANYWHERE, wire=wire, folder=tmp_path, **{"rate_hz": RATE_HZ, "flush_s": 0.01, **options}
+            ) as replay,
             ThreadPoolExecutor(1) as pool,
         ):
             daemon = Daemon(configuration(wire, settle_s, replay.endpoints, **(frames or {})))
@@ -149,7 +159,7 @@ def test_masked_pixels_and_wide_counts_and_a_warm_up_arrive_as_they_should(
     mask[:, 70:73] = mask[5] = False
     counts = star.counts[:60].astype(np.uint32) * 70_000
     scan = replace(star, counts=counts, positions_m=star.positions_m[:60], mask=mask)
-    joined, closed, report, _ = run(scan, wire, warm_up=True)
+    joined, closed, report, _ = run(scan, wire, warm_up=wire != "files")
     assert sorted(joined) == list(range(60))
     check_joined(joined, scan, report)
     assert closed.report.reason == "complete"
@@ -163,7 +173,8 @@ DISORDER = Faults(drop=0.05, duplicate=0.1, reorder=12, delay_s={"positions": 0.
 def test_under_stress_exactly_what_was_sent_is_paired_and_counted(
     wire: str, seed: int, star: RecordedScan, run: Run
 ) -> None:
-    joined, closed, report, daemon = run(star, wire, faults=replace(DISORDER, seed=seed))
+    roads = frozenset(("positions",) if wire == "files" else ("frames", "positions"))  # files lose nothing
+    joined, closed, report, daemon = run(star, wire, faults=replace(DISORDER, seed=seed, on=roads))
     check_joined(joined, star, report)
     assert sorted(joined) == sorted([*report.pairable, *report.partial])
     assert 20 < len(joined) < 516
@@ -173,7 +184,7 @@ def test_under_stress_exactly_what_was_sent_is_paired_and_counted(
     assert became.without_position == (report.whole & (report.samples == 0)).sum()
     assert became.without_frame == (~report.whole & (report.samples > 0)).sum()
     assert became.frames == became.paired + became.duplicates + became.without_position
-    assert daemon.intake.counts["frames.frames"] == became.frames
+    assert wire == "files" or daemon.intake.counts["frames.frames"] == became.frames
 
 
 def test_one_who_joins_late_gets_the_rest(star: RecordedScan, run: Run) -> None:
@@ -215,6 +226,25 @@ def test_encrypted_frames_reach_who_has_the_key(star: RecordedScan, run: Run, mo
     check_joined(joined, short, report)
 
 
+def test_files_cannot_lose_frames_nor_hide_them(star: RecordedScan, tmp_path: Path) -> None:
+    for wrong in ({"faults": Faults(drop=0.1)}, {"warm_up": True}, {"frames_key": zmq.curve_keypair()[1]}):
+        with pytest.raises(ConfigError, match="wire 'files' sends no frames: there is nothing to encrypt"):
+            Replay(star, ANYWHERE, wire="files", folder=tmp_path, **wrong)
+
+
+def test_a_file_is_never_overwritten(star: RecordedScan, tmp_path: Path) -> None:
+    (tmp_path / "replay-7.h5").write_bytes(b"precious")
+    with Replay(star, ANYWHERE, wire="files", folder=tmp_path, series=7) as replay, zmq.Context() as context:
+        with context.socket(zmq.SUB) as documents, context.socket(zmq.SUB) as positions:
+            for socket, endpoint in ((documents, replay.endpoints.documents), (positions, replay.endpoints.positions)):
+                socket.subscribe(b"")
+                socket.linger = 0
+                socket.connect(endpoint)
+            with pytest.raises(ScanFileError, match=r"replay-7\.h5: cannot be written"):
+                replay.run()
+    assert (tmp_path / "replay-7.h5").read_bytes() == b"precious"
+
+
 def test_a_wire_that_does_not_exist_is_answered_with_those_that_do(star: RecordedScan) -> None:
-    with pytest.raises(ConfigError, match="there are: cbor, holoptycho, hxn"):
+    with pytest.raises(ConfigError, match="there are: cbor, files, holoptycho, hxn"):
         Replay(star, ANYWHERE, wire="kafka")
