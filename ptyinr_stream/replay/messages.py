@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack_numpy
 import numpy as np
-from event_model import ComposeRunBundle, StreamRange, compose_run, compose_stream_datum, compose_stream_resource
+from event_model import ComposeRunBundle, ComposeStreamDatum, StreamRange, compose_run, compose_stream_resource
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import AxisConfig, PositionsConfig
@@ -199,7 +199,7 @@ class FileDocuments:
             data_key=IMAGE_KEY,
             parameters={"dataset": dataset, "chunk_shape": shape},
         ).stream_resource_doc
-        self._numbers = itertools.count()
+        self._compose = ComposeStreamDatum(self._resource, itertools.count())
 
     def introduction(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Two that name the file."""
@@ -208,13 +208,12 @@ class FileDocuments:
 
     def written(self, start: int, stop: int) -> tuple[str, dict[str, Any]]:
         """Say that frames `start` to `stop` can be read."""
-        datum = compose_stream_datum(
-            stream_resource=self._resource,
-            counter=self._numbers,
+        datum = self._compose(
             indices=StreamRange(start=start, stop=stop),
             seq_nums=StreamRange(start=start + 1, stop=stop + 1),
+            descriptor=self._descriptor,
         )
-        return "stream_datum", {**datum, "descriptor": self._descriptor["uid"]}
+        return "stream_datum", dict(datum)
 
 
 def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int, rate_hz: float) -> dict[str, Any]:
