@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from numpy.typing import NDArray
+from ptyinr_stream.sources.files import FileSource
 from tiled.client import from_uri
 
 from ptyinr_stream.assembler import Joined, Output, ScanClosed
@@ -26,7 +26,6 @@ from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS, WIRES, Endpoints, Faults, Replay, ReplayReport
 from ptyinr_stream.replay.catalog import read_catalog
 from ptyinr_stream.replay.messages import IMAGE_KEY
-from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.tiled_server import EmbeddedServer
 
@@ -74,9 +73,7 @@ class Daemon:
         streams = {road: stream for road in ROADS if (stream := getattr(config.streams, road))}
         self.receivers = [Receiver(road, stream, inbox) for road, stream in streams.items()]
 
-    def until_closed(
-        self,
-    ) -> tuple[dict[int, tuple[NDArray[Any], NDArray[Any] | None, NDArray[np.float64]]], ScanClosed]:
+    def until_closed(self, sent: Future[ReplayReport]) -> tuple[dict[int, Any], ScanClosed]:
         """Counts, mask and position of each joined frame of the next scan."""
         joined = {}
         while True:
