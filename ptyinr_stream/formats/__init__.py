@@ -1,7 +1,4 @@
-"""Recorded scans, one file a format: every module here defines `read_scan(path)` and `write_scan(path, scan)`.
-
-A module that also defines `recognises(path)` is asked whether a path is its own.
-"""
+"""Recorded scans, one file a format: every module here defines `read_scan(path)`, those of files `write_scan` too."""
 
 from __future__ import annotations
 
@@ -13,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr.types import ScanGeometry, ScanRange
-from ptyinr_stream.plugins import load_plugin, plugin_names
-
-_COMMON = "ptyinr_h5"  # reads what no other format recognises, and says what a scan file should be
+from ptyinr_stream.plugins import load_plugin
 
 
 @dataclass(frozen=True)
@@ -103,13 +98,10 @@ class RecordedScan:
 
 
 def read_scan(path: Path) -> RecordedScan:
-    """Read a recorded scan in whatever format it is.
+    """Read a recorded scan, whatever it is: a folder is a recording, a file one of the scan files.
 
     Raises:
-        ScanFileError: it is missing, torn, or in no format that is known.
+        ScanFileError: it is missing, torn or inconsistent.
     """
-    for name in plugin_names(__name__):
-        module = load_plugin(__name__, name)
-        if name != _COMMON and hasattr(module, "recognises") and module.recognises(path):
-            return module.read_scan(path)
-    return load_plugin(__name__, _COMMON).read_scan(path)
+    name = "recording" if Path(path).is_dir() else "ptyinr_h5"
+    return load_plugin("ptyinr_stream.formats", name).read_scan(path)

@@ -133,11 +133,6 @@ def test_a_tiled_server_that_is_not_there_is_named(replay, monkeypatch):
     assert said.startswith("http://127.0.0.1:9/api/v1/metadata/run: cannot be read: ConnectError")
 
 
-def test_a_folder_that_is_no_recording_is_named(replay, tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert "empty: there is no such file" in complaint(replay(scan=tmp_path / "empty"))
-
-
 def test_a_replay_without_faults_says_how_many_frames_were_sent(replay):
     with listening() as roads:
         result = replay("--rate", 2000, "--quiet", *roads), replay("--rate", 2000, *roads)
