@@ -9,12 +9,12 @@ from ptyinr_stream.config import Config, StreamConfig, secret
 from ptyinr_stream.daemon import required_key
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.errors import StreamError
-from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
 from ptyinr_stream.sources.zeromq import probe
 from ptyinr_stream.tiled_server import EmbeddedServer
+from ptyinr_stream.wire import decoder_of
 
 
 def checks(config: Config, timeout_s: float) -> Iterator[tuple[str, str, bool]]:
@@ -38,7 +38,7 @@ def _verdict(name: str, attempt) -> tuple[str, str, bool]:
 
 
 def _stream(stream: StreamConfig, timeout_s: float) -> str:
-    load_plugin("ptyinr_stream.wire", stream.wire)
+    decoder_of(stream)
     return probe(stream, timeout_s)
 
 

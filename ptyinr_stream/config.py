@@ -46,6 +46,8 @@ class StreamConfig(Section):
     """Bind the endpoint and let the sender connect, instead of connecting to it."""
     prefix: str = ""
     """Only for `bluesky`: the publisher's topic prefix."""
+    channel: str | None = None
+    """Only for `eiger_v2`: which of several energy thresholds; None takes threshold_1, or the only one there is."""
     server_key_env: str | None = None
     """Name of the environment variable with the server's CURVE public key; unset means an unencrypted stream."""
 

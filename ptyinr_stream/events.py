@@ -55,7 +55,7 @@ class EncodedImage:
     """Rows and columns."""
     dtype: np.dtype[Any]
     encoding: str
-    """SIMPLON's name: 'bs16-lz4<', 'lz4<', '<' ..."""
+    """SIMPLON's name: 'bs16-lz4<', 'lz4<', '<' ...; the table is in `wire.codecs`."""
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
 from ptyinr_stream.events import FrameArrived
 from ptyinr_stream.frames import FrameConvention
-from ptyinr_stream.plugins import load_plugin
-from ptyinr_stream.wire import WireDecoder
+from ptyinr_stream.wire import WireDecoder, decoder_of
 from ptyinr_stream.wire.codecs import decode
 
 _log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ class Intake:
         clock: the one by which messages are stamped.
 
     Raises:
-        ConfigError: a wire is unknown.
+        ConfigError: a wire is unknown, or has not an option that is set for it.
     """
 
     def __init__(
@@ -57,8 +56,7 @@ class Intake:
         self._assembler = Assembler(config.positions, config.assembly)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
-            stream = getattr(config.streams, road)
-            self._decoders[road] = load_plugin("ptyinr_stream.wire", stream.wire).Decoder(prefix=stream.prefix)
+            self._decoders[road] = decoder_of(getattr(config.streams, road))
         self._unusable: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
         self._next_tick = float("-inf")

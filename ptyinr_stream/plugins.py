@@ -17,7 +17,7 @@ def plugin_names(package: str) -> tuple[str, ...]:
     """List the plugins of a package, in alphabetical order, without importing them.
 
     >>> plugin_names("ptyinr_stream.wire")
-    ('bluesky', 'eiger_v1', 'panda')
+    ('bluesky', 'eiger_v1', 'eiger_v2', 'native', 'panda')
     """
     modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
     return tuple(sorted(module.name for module in modules if not module.ispkg))
@@ -26,10 +26,10 @@ def plugin_names(package: str) -> tuple[str, ...]:
 def load_plugin(package: str, name: str) -> ModuleType:
     """Import the plugin `name` of `package`.
 
-    >>> load_plugin("ptyinr_stream.wire", "eiger")
+    >>> load_plugin("ptyinr_stream.wire", "eiger")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ptyinr_stream.errors.ConfigError: ptyinr_stream.wire has no 'eiger'; there are: bluesky, eiger_v1, panda
+    ptyinr_stream.errors.ConfigError: ptyinr_stream.wire has no 'eiger'; there are: bluesky, eiger_v1, ...
 
     Raises:
         ConfigError: there is no such plugin; the message lists those there are.

@@ -84,7 +84,8 @@ class Decoder:
             case "stop":
                 run = _uid(document, "run_start")
                 self._baselines = {key: value for key, value in self._baselines.items() if value != run}
-                events = [RunStopped(run, str(document.get("exit_status", "success")))]
+                status = document.get("exit_status", "success")
+                events = [RunStopped(run, status if isinstance(status, str) else "unknown")]
             case _:
                 self.counts[name] += 1
                 return []
@@ -98,7 +99,7 @@ _NAMES = {name.encode(): name for name in DocumentNames.__members__}
 def _uid(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     if not (isinstance(value, str) and _UID.fullmatch(value)):
-        raise WireError("bad_document", f"{key} is {value!r}: it must be a uid")
+        raise WireError("bad_document", f"{key} is no uid")
     return value
 
 

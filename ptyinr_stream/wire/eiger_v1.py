@@ -4,32 +4,49 @@ An image is `dimage`, `dimage_d`, the bytes, `dconfig`. A detector sends them as
 part as a message of its own, so that a full queue drops single parts; some replays leave out `htype` and `dconfig`.
 One state machine over parts reads them all and never needs the boundaries between messages.
 
-`Decoder.counts`: `frames` delivered; `torn` images whose parts did not all come; `refused_image` images that are not
-plausible; `bad_header` JSON that lacks what it must have; `orphan_part` bytes that nothing announced; `appendix` JSON
-that users may add.
+`Decoder.counts`: `frames` read; `torn` images whose parts did not all come; `mismatched` images whose bytes are not
+those of their header's hash; `unproven` images without the hash of their bytes before any had it, which become
+`mismatched` or `frames`; `refused_image` images that are not plausible; `tables` of a detailed header that were
+read, `torn_table` that were announced and did not come, `refused_mask` that cannot be one; `bad_header` JSON that lacks
+what it must have; `bad_times` of an exposure; `unknown_header` JSON of another type; `orphan_part` parts that nothing
+announced, or that belong to an image that was lost; `appendix` JSON that users may add.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ptyinr_stream.events import EncodedImage, Event, FrameArrived, SeriesEnded, SeriesStarted
+from ptyinr_stream.errors import WireError
+from ptyinr_stream.events import (
+    EncodedImage,
+    Event,
+    FrameArrived,
+    FrameTimed,
+    PixelMaskSent,
+    SeriesEnded,
+    SeriesStarted,
+)
 
-_MOST_PIXELS = 64 * 2**20  # four times the largest detector of this kind
-_LARGEST_NUMBER = 2**32  # series and frames beyond it are garbage, and nothing downstream should allocate by them
+from . import exposure_ns, is_image_shape, is_number, plain, read_json
+from .codecs import decode
+
+_LARGEST_HEADER = 2**20  # bytes: a configuration has some thousand
+_UNPROVEN = 8  # images that do not match their hash, and none that did: then it is the hash of something else
 _DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "uint32")}
+_TABLE_DTYPES = _DTYPES | {"float32": np.dtype(np.float32)}
+_TABLES = ("flatfield", "mask", "countrate")
 
 
 @dataclass(frozen=True)
 class _Spec:
-    """What a `dimage_d` says; `size` counts the bytes to come, where it is said."""
+    """What a `dimage_d` or the header of a table says; `size` counts the bytes to come, where it is said."""
 
     shape: tuple[int, int]
     dtype: np.dtype[Any]
@@ -47,6 +64,15 @@ class _OpenImage:
     spec: _Spec | None = None
 
 
+@dataclass(frozen=True)
+class _OpenTable:
+    """A table of a detailed header, whose bytes are to come."""
+
+    kind: str
+    spec: _Spec | None
+    size: int | None
+
+
 class Decoder:
     """Read SIMPLON 1 messages, however their parts are bundled.
 
@@ -58,71 +84,90 @@ class Decoder:
     >>> [frame] = decoder.feed([bytes(72)])
     >>> frame.series, frame.frame, frame.image.shape
     (4, 0, (8, 9))
+    >>> decoder.feed([b'{"htype":"dconfig-1.0","start_time":0,"stop_time":9500,"real_time":9500}'])
+    [FrameTimed(series=4, frame=0, start_ns=0, stop_ns=9500)]
     """
 
-    def __init__(self, *, prefix: str = "") -> None:
-        del prefix  # only Bluesky's wire has one
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self._armed: int | None = None  # a series whose configuration is the next part
+        self._detailed: int | None = None  # a series whose tables may follow
+        self._table: _OpenTable | None = None
         self._image: _OpenImage | None = None
-        self._skip = False  # the next part is the table that the last header announced
-        self._hashes_bind = False
+        self._delivered: tuple[int, int] | None = None  # series and frame of the image that the last part completed
+        self._hash_covers_bytes: bool | None = None
+        self._held: list[FrameArrived] = []  # until that is known
 
     def feed(self, parts: list[bytes]) -> list[Event]:
         """Read the parts of one message, in order. Never raises."""
-        return [event for part in parts for event in self._part(part, alone=len(parts) == 1)]
+        return [event for part in parts for event in self._part(part)]
 
-    def _part(self, part: bytes, alone: bool) -> Iterator[Event]:
-        image, skip, self._skip = self._image, self._skip, False
+    def _part(self, part: bytes) -> Iterator[Event]:
+        image, table, self._table = self._image, self._table, None
+        delivered, self._delivered = self._delivered, None
         spec = image and image.spec
+        awaited = table.size if table else spec.size if spec else None
         # Compressed bytes may begin like JSON: where their size is known, it decides.
-        header = None if spec and len(part) == spec.size else _json(part)
+        header = None if len(part) == awaited else _json(part)
+        fits = header is None and awaited in (None, len(part))
+        if table and not fits:
+            self.counts["torn_table"] += 1
         if header is not None:
-            yield from self._header(header)
-        elif image and spec and spec.size in (None, len(part)):
-            yield from self._pixels(image, spec, part, alone)
+            yield from self._header(header, delivered)
+        elif table:
+            yield from self._read_table(table, part) if fits else ()
+        elif image and spec and fits:
+            yield from self._pixels(image, spec, part)
         elif image:
             self._close_torn()
-        elif not skip:
+        else:
             self.counts["orphan_part"] += 1
 
-    def _header(self, header: dict[str, Any]) -> Iterator[Event]:
+    def _header(self, header: dict[str, Any], delivered: tuple[int, int] | None) -> Iterator[Event]:
         kind = header.get("htype")
-        kind = kind.rpartition("-")[0] if isinstance(kind, str) else None
+        kind = kind.partition("-")[0] if isinstance(kind, str) else None
         series, self._armed = self._armed, None
         if series is not None:
             configuration = header if kind is None and "frame" not in header else {}
-            yield SeriesStarted(series, _expected(configuration), configuration)
+            yield SeriesStarted(series, _expected(configuration), plain(configuration))
             if configuration:
                 return
         if kind == "dimage" or (kind is None and "frame" in header):
-            self._close_torn()
-            if _is_number(header.get("series")) and _is_number(header.get("frame")):
-                self._image = _OpenImage(header["series"], header["frame"], _hash(header))
-            else:
-                self.counts["bad_header"] += 1
+            self._open_image(header)
         elif kind == "dimage_d" or (kind is None and self._image is not None and "shape" in header):
             self._specify(header)
-        elif kind == "dheader":
-            self._close_torn()
-            if not _is_number(header.get("series")):
-                self.counts["bad_header"] += 1
-            elif header.get("header_detail") in ("basic", "all"):
-                self._armed = header["series"]
-            else:
-                yield SeriesStarted(header["series"])
-        elif kind == "dseries_end":
-            self._close_torn()
-            if _is_number(header.get("series")):
-                yield SeriesEnded(header["series"])
-            else:
-                self.counts["bad_header"] += 1
+        elif kind in ("dheader", "dseries_end"):
+            yield from self._series(header, ended=kind == "dseries_end")
         elif kind == "dconfig":
-            self._close_torn()  # the exposure times of an image whose bytes were lost
+            yield from self._times(header, delivered)
         elif kind is None:
             self.counts["appendix"] += 1
-        else:  # flatfield, pixelmask, countrate_table ...
-            self._skip = True
+        elif any(name in kind for name in _TABLES):
+            self._close_torn()
+            self._table = _table(kind, header)
+        else:
+            self.counts["unknown_header"] += 1
+
+    def _series(self, header: dict[str, Any], ended: bool) -> Iterator[Event]:
+        self._close_torn()
+        self._detailed = None
+        series = header.get("series")
+        if not is_number(series):
+            self.counts["bad_header"] += 1
+        elif ended:
+            yield SeriesEnded(series)
+        elif header.get("header_detail") in ("basic", "all"):
+            self._armed = self._detailed = series
+        else:
+            yield SeriesStarted(series)
+
+    def _open_image(self, header: dict[str, Any]) -> None:
+        self._close_torn()
+        self._detailed = None
+        if is_number(header.get("series")) and is_number(header.get("frame")):
+            self._image = _OpenImage(header["series"], header["frame"], _hash(header))
+        else:
+            self.counts["bad_header"] += 1
 
     def _specify(self, header: dict[str, Any]) -> None:
         """Attach a `dimage_d` to the open image, or drop both."""
@@ -131,23 +176,63 @@ class Decoder:
         elif self._image.spec is not None:  # of another image: this one's bytes and that one's header were lost
             self._close_torn()
         else:
-            self._image.spec = _spec(header)
+            self._image.spec = _spec(header, _DTYPES)
             if self._image.spec is None:
                 self._image = None
                 self.counts["refused_image"] += 1
 
-    def _pixels(self, image: _OpenImage, spec: _Spec, data: bytes, alone: bool) -> Iterator[Event]:
+    def _pixels(self, image: _OpenImage, spec: _Spec, data: bytes) -> Iterator[Event]:
         self._image = None
-        # Parts that travel alone can be lost four at a time: then the bytes of one image follow the header of another.
-        # Only the hash tells, and it binds once one has matched, for it is not said anywhere what it covers.
-        if alone and image.hash is not None:
-            matches = hashlib.md5(data, usedforsecurity=False).hexdigest() == image.hash
-            if self._hashes_bind and not matches:
-                self.counts["torn"] += 1
+        frame = FrameArrived(image.series, image.frame, EncodedImage(data, spec.shape, spec.dtype, spec.encoding))
+        if believed := self._believed(frame, image.hash):
+            self.counts["frames"] += len(believed)
+            self._delivered = (image.series, image.frame)
+            yield from believed
+
+    def _believed(self, frame: FrameArrived, digest: str | None) -> list[FrameArrived]:
+        """The frames that may go on, this one last.
+
+        Parts that travel alone can be lost four at a time: then the bytes of one image follow the header of another.
+        Only the hash tells. What it covers is written nowhere: the first match proves that it is the bytes, and until
+        then frames that do not match are held, so that a stream that begins with a loss begins with no wrong frame.
+        """
+        if digest is None:
+            return [frame]
+        if hashlib.md5(frame.image.data, usedforsecurity=False).hexdigest() == digest:
+            self._hash_covers_bytes = True
+            if self._held:
+                self.counts["mismatched"] += len(self._held)
+                self._held = []
+            return [frame]
+        if self._hash_covers_bytes:
+            self.counts["mismatched"] += 1
+            return []
+        self.counts["unproven"] += 1
+        self._held.append(frame)
+        if self._hash_covers_bytes is None and len(self._held) < _UNPROVEN:
+            return []
+        self._hash_covers_bytes = False
+        believed, self._held = self._held, []
+        return believed
+
+    def _times(self, header: dict[str, Any], delivered: tuple[int, int] | None) -> Iterator[FrameTimed]:
+        if self._image is not None:
+            self._close_torn()
+        elif delivered is None:
+            self.counts["orphan_part"] += 1
+        elif times_ns := exposure_ns(header.get("start_time"), header.get("stop_time")):
+            yield FrameTimed(*delivered, *times_ns)
+        else:
+            self.counts["bad_times"] += 1
+
+    def _read_table(self, table: _OpenTable, data: bytes) -> Iterator[PixelMaskSent]:
+        if "mask" in table.kind:
+            trusted = _trusted(table.spec, data)
+            if trusted is None or self._detailed is None:
+                self.counts["refused_mask"] += 1
                 return
-            self._hashes_bind |= matches
-        self.counts["frames"] += 1
-        yield FrameArrived(image.series, image.frame, EncodedImage(data, spec.shape, spec.dtype, spec.encoding))
+            yield PixelMaskSent(self._detailed, trusted)
+        self.counts["tables"] += 1
 
     def _close_torn(self) -> None:
         if self._image is not None:
@@ -156,17 +241,8 @@ class Decoder:
 
 
 def _json(part: bytes) -> dict[str, Any] | None:
-    if part[:1] != b"{":
-        return None
-    try:
-        value = json.loads(part)
-    except (ValueError, RecursionError):
-        return None
+    value = read_json(part, _LARGEST_HEADER) if part[:1] == b"{" else None
     return value if isinstance(value, dict) else None
-
-
-def _is_number(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 0 <= value < _LARGEST_NUMBER  # not isinstance: true is no frame number
 
 
 def _hash(header: dict[str, Any]) -> str | None:
@@ -174,22 +250,44 @@ def _hash(header: dict[str, Any]) -> str | None:
     return value.lower() if isinstance(value, str) and len(value) == 32 else None
 
 
-def _spec(header: dict[str, Any]) -> _Spec | None:
-    """A `dimage_d`, which says [columns, rows]; None where it is not plausible."""
+def _spec(header: dict[str, Any], dtypes: dict[str, np.dtype[Any]]) -> _Spec | None:
+    """What a header says of the bytes that follow, its shape being [columns, rows]; None where it is not plausible."""
     shape, kind, size = header.get("shape"), header.get("type"), header.get("size")
-    dtype = _DTYPES.get(kind) if isinstance(kind, str) else None
-    if dtype is None or not isinstance(shape, list) or not all(map(_is_number, shape)):
+    dtype = dtypes.get(kind) if isinstance(kind, str) else None
+    encoding = header.get("encoding") or ""
+    if dtype is None or not isinstance(encoding, str) or not isinstance(shape, list) or shape[2:] not in ([], [1]):
         return None
-    if len(shape) not in (2, 3) or shape[2:] not in ([], [1]) or not 0 < shape[0] * shape[1] <= _MOST_PIXELS:
+    if not is_image_shape(shape[:2], dtype):
         return None
     # Compression may make an image larger by its headers, never twice as large.
-    if size is not None and not (_is_number(size) and size <= 2 * shape[0] * shape[1] * dtype.itemsize + 4096):
+    if size is not None and not (is_number(size) and size <= 2 * shape[0] * shape[1] * dtype.itemsize + 4096):
         return None
-    return _Spec((shape[1], shape[0]), dtype, str(header.get("encoding") or ""), size)
+    return _Spec((shape[1], shape[0]), dtype, encoding, size)
+
+
+def _table(kind: str, header: dict[str, Any]) -> _OpenTable:
+    """A table that is to come; its size is None where it is not plausible, or follows from a compression."""
+    spec = _spec(header, _TABLE_DTYPES)
+    size = spec and spec.size
+    if spec and size is None and "lz4" not in spec.encoding:
+        size = spec.shape[0] * spec.shape[1] * spec.dtype.itemsize
+    return _OpenTable(kind, spec, size)
+
+
+def _trusted(spec: _Spec | None, data: bytes) -> NDArray[np.bool_] | None:
+    """(rows, cols) of a pixel mask, which says 0 where a pixel is good; None where it cannot be one."""
+    if spec is None or spec.dtype.kind != "u":
+        return None
+    try:
+        trusted = decode(EncodedImage(data, spec.shape, spec.dtype, spec.encoding)) == 0
+    except WireError:
+        return None
+    return trusted if trusted.any() else None
 
 
 def _expected(configuration: dict[str, Any]) -> int | None:
     """How many frames a series announces."""
     enabled = configuration.get("trigger_mode") in ("exte", "inte")  # one image for each trigger
     images, triggers = 1 if enabled else configuration.get("nimages"), configuration.get("ntrigger")
-    return (images * triggers or None) if _is_number(images) and _is_number(triggers) else None
+    expected = images * triggers if is_number(images) and is_number(triggers) else 0
+    return expected if expected and is_number(expected) else None

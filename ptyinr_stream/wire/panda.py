@@ -6,7 +6,6 @@ with values that are no finite numbers; `not_understood` all else that came.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from typing import Any
 
@@ -16,6 +15,9 @@ from numpy.typing import NDArray
 from ptyinr_stream.errors import WireError
 from ptyinr_stream.events import CaptureEnded, CaptureStarted, Event, PositionsArrived
 
+from . import read_json
+
+_LARGEST_MESSAGE = 2**24  # bytes: some fifty times what comes in a second
 _MOST_SAMPLES = 2**31  # sample numbers beyond it are garbage, and nothing downstream should allocate by them
 
 
@@ -28,8 +30,7 @@ class Decoder:
     [PositionsArrived(first_sample=40, channels={'/INENC2.VAL.Value': array([7., 8.])})]
     """
 
-    def __init__(self, *, prefix: str = "") -> None:
-        del prefix  # only Bluesky's wire has one
+    def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
     def feed(self, parts: list[bytes]) -> list[Event]:
@@ -39,7 +40,7 @@ class Decoder:
         """
         events: list[Event] = []
         for part in parts:
-            match _json(part):
+            match read_json(part, _LARGEST_MESSAGE):
                 case {"msg_type": "start"}:
                     events.append(CaptureStarted())
                 case {"msg_type": "data", "datasets": dict() as datasets}:
@@ -73,21 +74,17 @@ def _dataset(dataset: Any) -> tuple[int, NDArray[np.float64]]:
         case _:
             raise WireError("not_understood", "a dataset needs a starting_sample_number and a list of data")
     if len(data) != rest.get("size", len(data)):
-        raise WireError("torn", f"a dataset announces {rest['size']} samples and has {len(data)}")
+        raise WireError("torn", f"a dataset has {len(data)} samples, and announces others")
+    # Before numpy sees them: an array of text is as wide as its longest.
+    if not set(map(type, data)) <= {int, float}:
+        raise WireError("not_finite", "samples are not numbers")
     try:
-        values = np.asarray(data)
-    except ValueError as error:  # lists of different lengths
-        raise WireError("not_finite", "samples are not numbers") from error
-    if len(data) and (values.ndim != 1 or values.dtype.kind not in "iuf" or not np.isfinite(values).all()):
+        values = np.array(data, np.float64)
+    except OverflowError as error:
+        raise WireError("not_finite", "a sample is beyond what a float can hold") from error
+    if not np.isfinite(values).all():
         raise WireError("not_finite", "samples are not finite numbers")
-    return first, values.astype(np.float64)
-
-
-def _json(part: bytes) -> Any:
-    try:
-        return json.loads(part)
-    except (ValueError, RecursionError):
-        return None
+    return first, values
 
 
 def _is_number(value: Any) -> bool:

@@ -22,6 +22,8 @@ ENCODINGS = {
     "uint8": ["bs8-lz4<", "lz4<", "<", "", "raw"],
     "uint16": ["bs16-lz4<", "bs16-lz4>", "lz4<", "lz4>", "<", ">"],
     "uint32": ["bs32-lz4<", "bs32-lz4>", "lz4<", "<", ">"],
+    "int16": ["bs16-lz4<F", "bs16-lz4>F", "lz4<F", "<F", ">F"],
+    "float64": ["bs64-lz4<", "bs64-lz4>F", "lz4>", "<", "F"],
 }
 
 
@@ -46,7 +48,7 @@ def encoded(pixels, encoding):
 @pytest.mark.parametrize(("dtype", "encoding"), [(d, e) for d, names in ENCODINGS.items() for e in names])
 def test_what_was_encoded_is_decoded(shape, dtype, encoding):
     pixels = counts(shape, dtype)
-    pixels.flat[0] = np.iinfo(dtype).max
+    pixels.flat[0] = 2 ** (8 * pixels.itemsize) - 1 if pixels.dtype.kind == "u" else -1
     decoded = codecs.decode(encoded(pixels, encoding))
     assert decoded.dtype == pixels.dtype
     assert decoded.dtype.isnative
@@ -98,6 +100,21 @@ def refused(image):
     assert caught.value.kind == "undecodable"
 
 
+def test_pixels_that_lie_column_by_column_are_the_same_image():
+    pixels = counts((3, 5))
+    image = EncodedImage(np.asfortranarray(pixels).tobytes(order="A"), pixels.shape, pixels.dtype, "<F")
+    assert np.array_equal(codecs.decode(image), pixels)
+
+
+@pytest.mark.parametrize("size", [0, 2**17 - 2, 2**17 + 2, 2**40, 2**63])
+def test_a_size_that_contradicts_the_image_is_refused_in_lz4(size):
+    image = encoded(np.zeros((256, 256), np.uint16), "lz4<")
+    framed = struct.pack(">QII", size, 2**17, len(image.data)) + image.data
+    refused(replace(image, data=framed))
+    right = struct.pack(">Q", 2**17) + framed[8:]
+    assert not codecs.decode(replace(image, data=right)).any()
+
+
 @pytest.mark.parametrize("encoding", ["bs16-lz4<", "lz4<", "<"])
 def test_an_image_cut_anywhere_is_refused(encoding):
     image = encoded(counts((40, 50)), encoding)
@@ -141,7 +158,7 @@ def test_nothing_is_allocated_for_a_claim_that_the_bytes_cannot_hold(encoding):
     assert peak < 2**20
 
 
-@pytest.mark.parametrize("encoding", ["bs16-lz4<x", "bs32-lz4<", "bs16<", "jpeg", "lz4<\n"])
+@pytest.mark.parametrize("encoding", ["bs16-lz4<x", "bs32-lz4<", "bs16<", "jpeg", "lz4<\n", "lz4F<"])
 def test_an_encoding_that_is_unknown_or_of_other_pixels_is_refused(encoding):
     refused(EncodedImage(bytes(200), (10, 10), np.dtype(np.uint16), encoding))
     with pytest.raises(WireError):

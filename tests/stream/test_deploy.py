@@ -17,8 +17,8 @@ import pytest
 from ptyinr_stream import cli
 from ptyinr_stream.config import load_config
 from ptyinr_stream.optics import scan_geometry, scan_plan
-from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS
+from ptyinr_stream.wire import decoder_of
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -31,8 +31,7 @@ CONFIGS = sorted((DEPLOY / "config").glob("*.toml"))
 def test_every_wire_of_a_shipped_configuration_exists(file: Path) -> None:
     streams = load_config(file).streams
     for stream in (streams.documents, streams.frames, streams.positions):
-        decoder = load_plugin("ptyinr_stream.wire", stream.wire).Decoder(prefix=stream.prefix)
-        assert decoder.feed([b"nonsense"]) == []
+        assert decoder_of(stream).feed([b"nonsense"]) == []
 
 
 def test_the_demo_configuration_listens_where_and_as_replay_sends() -> None:

@@ -1,6 +1,7 @@
 """HXN's PandA messages."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -84,6 +85,31 @@ def test_a_bad_dataset_is_counted_and_the_others_are_kept(bad, kind):
     (event,) = decoder.feed(message(x=bad, y=dataset(0, [5.0])))
     assert list(event.channels) == [Y]
     assert decoder.counts == {"messages": 1, kind: 1}
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [["x" * 100_000] + ["y"] * 1000, [10**4000] * 1000, [[[]] * 1000] * 10, [{}] * 10_000, [1.0, 1e400]],
+    ids=["text", "numbers beyond floats", "lists", "maps", "infinity"],
+)
+def test_samples_that_are_no_numbers_take_no_memory(samples):
+    (text,) = message(x=dataset(0, samples))
+    decoder = Decoder()
+    tracemalloc.start()
+    try:
+        assert decoder.feed([text]) == []
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert decoder.counts == {"messages": 1, "not_finite": 1}
+    assert peak < 2**22 + 20 * len(text)
+
+
+@pytest.mark.parametrize("text", [b"[" * 2**15 + b"]" * 2**15, b"[%s0]" % (b"0," * 2**23)], ids=["lists", "numbers"])
+def test_a_message_that_would_be_vast_in_memory_is_not_read(text):
+    decoder = Decoder()
+    assert decoder.feed([b'{"msg_type":"stop","emitted_frames":%s}' % text]) == []
+    assert decoder.counts == {"not_understood": 1}
 
 
 @pytest.mark.parametrize(

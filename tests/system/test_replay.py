@@ -15,6 +15,7 @@ from ptyinr_stream.events import (
     CaptureEnded,
     CaptureStarted,
     FrameArrived,
+    FrameTimed,
     PositionsArrived,
     RunStarted,
     RunStopped,
@@ -98,9 +99,11 @@ def running(replay, **arguments):
 def check_frames(events, scan, series):
     assert events[0] == SeriesStarted(series, len(scan.counts), events[0].header)
     assert events[-1] == SeriesEnded(series)
-    frames = events[1:-1]
+    frames, times = events[1:-1:2], events[2:-1:2]
     assert [(event.series, event.frame) for event in frames] == [(series, n) for n in range(len(scan.counts))]
     assert all(isinstance(event, FrameArrived) for event in frames)
+    assert all(isinstance(event, FrameTimed) for event in times)
+    assert [event.frame for event in times] == [event.frame for event in frames]
     for event, counts in zip(frames, scan.counts, strict=True):
         pixels = codecs.decode(event.image)
         assert pixels.dtype == counts.dtype
@@ -183,7 +186,8 @@ def test_masked_pixels_go_out_as_the_value_that_marks_them(short):
         _, frames, _ = receiver.listen()
         future.result(30)
     marked = np.where(trusted, short.counts, 2**32 - 1)
-    assert all(np.array_equal(codecs.decode(f.image), m) for f, m in zip(frames[1:-1], marked, strict=True))
+    sent = [codecs.decode(event.image) for event in frames if isinstance(event, FrameArrived)]
+    assert all(np.array_equal(pixels, image) for pixels, image in zip(sent, marked, strict=True))
 
 
 def test_counts_that_are_not_whole_are_not_sent(short):
