@@ -21,6 +21,8 @@ def checks(config: Config, timeout_s: float) -> Iterator[tuple[str, str, bool]]:
     """Name, verdict, and whether it is good, of every part in turn."""
     for road in ("documents", "frames", "positions"):
         stream = getattr(config.streams, road)
+        if stream is None:
+            continue  # from files, which the documents will name
         yield _verdict(road, lambda stream=stream: _stream(stream, timeout_s))
     yield _verdict("tiled", lambda: _tiled(config))
     yield _verdict("device", lambda: choose_device(config.training.device))
