@@ -51,8 +51,8 @@ class StreamConfig(Section):
     server_key_env: str | None = None
     """Name of the environment variable with the server's CURVE public key; unset means an unencrypted stream."""
     unpickle_from_anybody: bool = False
-    """Only for `bluesky`, and dangerous: accept documents in pickle, Bluesky's default, and so run whatever code anybody
-    who reaches the endpoint sends. Loopback only, and a proxy on it must listen on loopback only, too."""
+    """Only for `bluesky`, and dangerous: accept documents in pickle, Bluesky's default, and so run whatever code
+    anybody who reaches the endpoint sends. Loopback only, and a proxy there must listen on loopback only, too."""
 
     @model_validator(mode="after")
     def _strangers_run_nothing_here(self) -> StreamConfig:

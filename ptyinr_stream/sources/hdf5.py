@@ -99,10 +99,11 @@ class GrowingDataset:
                 raise StreamError(
                     f"{self} is {dataset.ndim}-dimensional, of {dataset.dtype}: it holds no sequence of numbers"
                 )
-            have = min(stop, dataset.size)
+            have = min(stop, math.prod(dataset.shape))
             if have < stop:
-                self._short(f"has {dataset.size} values so far")
+                self.trouble = f"{self} has {have} values so far"
             if have <= first:
+                self.close()
                 return np.zeros(0)
             row = max(1, math.prod(dataset.shape[1:]))
             rows = np.asarray(dataset[first // row : -(-have // row)], np.float64).reshape(-1)
