@@ -107,10 +107,11 @@ def test_datums_may_come_as_pages():
     documents = recorded("hxn_fly2dpd_reconstructed")
     paged = []
     for name, document in documents:
-        if name == "datum":
-            kwargs = {key: [value] for key, value in document["datum_kwargs"].items()}
-            name, document = "datum_page", {**document, "datum_id": [document["datum_id"]], "datum_kwargs": kwargs}
-        paged.append((name, document))
+        if name != "datum":
+            paged.append((name, document))
+            continue
+        kwargs = {key: [value] for key, value in document["datum_kwargs"].items()}
+        paged.append(("datum_page", {**document, "datum_id": [document["datum_id"]], "datum_kwargs": kwargs}))
     assert fed(Decoder(), paged) == fed(Decoder(), documents)
 
 
