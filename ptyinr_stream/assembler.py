@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from ptyinr_stream.events import (
     DataResource,
     Event,
     FrameArrived,
+    FrameFound,
     FrameTimed,
     PixelMaskSent,
     PositionsArrived,
@@ -197,9 +199,21 @@ class Assembler:
                     self._touch(self._capture, now)
             case FrameTimed() | PixelMaskSent() | DataResource() | DataRange() | Reading():
                 pass
-            case FrameArrived():
+            case FrameArrived() | FrameFound():
                 raise TypeError("the assembler takes decoded frames: give it a Frame")
         return outputs + self._close_ended(now)
+
+    def fill(self, uid: str, frames: Iterable[Frame], now: float) -> list[Output]:
+        """Take frames of a scan from elsewhere than its stream, such as the detector's file; their series is not read.
+
+        What it no longer lacks counts as a duplicate; what belongs to no open scan as foreign.
+        """
+        now = self._now = max(self._now, now)
+        scan = next((scan for scan in self._scans if scan.uid == uid), None)
+        if scan is None:
+            self.counts["frames_foreign"] += sum(1 for _ in frames)
+            return []
+        return [*scan.take(frames), *self._close_ended(now)]
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass: close scans that are over, and drop what has waited too long for a start document."""

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition
 
-from ptyinr_stream.events import Event, FrameArrived
+from ptyinr_stream.events import Event, FrameArrived, FrameFound
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Message:
     @property
     def size(self) -> int:
         """Bytes of all parts, and of the images in its events."""
-        images = sum(len(event.image.data) for event in self.events if isinstance(event, FrameArrived))
+        images = sum(len(event.image.data) for event in self.events if isinstance(event, FrameArrived | FrameFound))
         return sum(map(len, self.parts)) + images
 
 

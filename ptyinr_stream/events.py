@@ -167,9 +167,17 @@ class FramesMissing:
 
     uid: str
     """Of the run."""
-    series: int
-    """The detector's number of the series; what is found goes by it."""
     indices: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class FrameFound:
+    """A frame that its detector's stream had lost, from the file that the documents name."""
+
+    uid: str
+    """Of the run."""
+    frame: int
+    image: EncodedImage
 
 
 Event = (
@@ -184,6 +192,7 @@ Event = (
     | CaptureStarted
     | PositionsArrived
     | CaptureEnded
+    | FrameFound
     | DataResource
     | DataRange
     | Reading

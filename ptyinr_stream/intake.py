@@ -17,7 +17,7 @@ from ptyinr_stream.assembler import Assembler, Frame, Output
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import Event, FrameArrived, FramesMissing
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, FramesMissing
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.wire import WireDecoder
@@ -64,7 +64,7 @@ class Intake:
         for road in ROADS:
             stream = getattr(config.streams, road)
             if stream is not None:
-                unsafe = {"unpickle": True} if stream.unpickle_from_anybody else {}
+                unsafe = {"unpickle_from_anybody": True} if stream.unpickle_from_anybody else {}
                 self._decoders[road] = load_plugin("ptyinr_stream.wire", stream.wire).Decoder(
                     prefix=stream.prefix, **unsafe
                 )
@@ -121,6 +121,11 @@ class Intake:
     def _take(self, message: Message) -> None:
         for event in message.events or self._decoders[message.road].feed(message.parts):
             if message.road == "documents" and self._files is not None and self._files(event):
+                continue
+            if isinstance(event, FrameFound):
+                frame = self._frame(FrameArrived(-1, event.frame, event.image), self._convention_of_files)
+                found = [] if frame is None else [frame]
+                self._hand_on(self._assembler.fill(event.uid, found, message.received))
                 continue
             convention = self._convention_of_files if message.road == "files" else self._convention
             ready = self._frame(event, convention) if isinstance(event, FrameArrived) else event

@@ -21,7 +21,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from ptyinr_stream.events import (
     EncodedImage,
     Event,
     FrameArrived,
+    FrameFound,
     FramesMissing,
     PositionsArrived,
     Reading,
@@ -67,8 +68,7 @@ class _Task:
     data: GrowingDataset
     since: float
     """When it was announced, or last showed anything new."""
-    series: int | None
-    """Of frames; None of positions."""
+    kind: Literal["frames", "lost frames", "samples"]
     channel: str
     numbers: Sequence[int]
     """Of frames or of samples, in their scan."""
@@ -108,8 +108,9 @@ class FileSource:
         self._channels = (positions.axis0.channel, positions.axis1.channel) if config.streams.positions is None else ()
         self._frames_live = config.streams.frames is None
         self.counts: Counter[str] = Counter()
-        """`frames` and `samples` read; `frames_lost` and `samples_lost` that did not appear in time, or cannot be read;
-        `unreadable` resources and readings; `foreign` ranges of no open run or no known resource."""
+        """`frames` and `samples` read, and `frames_found` that a stream had lost; `frames_lost` and `samples_lost` that
+        did not appear in time, or cannot be read; `unreadable` resources and readings; `foreign` ranges of no open run
+        or of no known resource."""
         self._queue: queue.SimpleQueue[Event | FramesMissing | None] = queue.SimpleQueue()
         self._resources: dict[str, DataResource] = {}
         self._open: dict[str, GrowingDataset] = {}  # by the uid of their resource
@@ -217,18 +218,18 @@ class FileSource:
         if resource.key == self._config.files.frames_key:
             run.images.append(part)
             if self._frames_live:
-                self._frames_of(run, run.series, part, None)
+                self._frames_of(run, part)
         elif channel := self._channel(resource):
             data = self._dataset(resource)
             if data is not None:
                 numbers, places = _numbered(part, math.prod(part.shape))
-                run.tasks.append(_Task(data, self._clock(), None, channel, numbers, places))
+                run.tasks.append(_Task(data, self._clock(), "samples", channel, numbers, places))
 
     def _channel(self, resource: DataResource) -> str | None:
         names = (resource.key, _dataset_name(resource))
         return next((channel for channel in self._channels if channel in names), None)
 
-    def _frames_of(self, run: _Run, series: int, part: DataRange, wanted: set[int] | None) -> int:
+    def _frames_of(self, run: _Run, part: DataRange, wanted: set[int] | None = None) -> int:
         """Have the images of a range read, or of those only the wanted ones, and say how many they are."""
         resource = self._resources.get(part.resource)
         data = self._dataset(resource) if resource else None
@@ -239,7 +240,8 @@ class FileSource:
             return 0
         shift = places.start - span.start
         places = places[: len(span)] if wanted is None else [number + shift for number in numbers]
-        run.tasks.append(_Task(data, self._clock(), series, "", numbers, places))
+        kind = "frames" if wanted is None else "lost frames"
+        run.tasks.append(_Task(data, self._clock(), kind, "", numbers, places))
         return len(numbers)
 
     def _dataset(self, resource: DataResource) -> GrowingDataset | None:
@@ -273,14 +275,14 @@ class FileSource:
             if image is None:
                 self._complain(f"{key} of event {reading.number + 1} is no image")
             elif reading.number < run.expected:
-                self._put_frames(run, run.series, [reading.number], [image])
+                self._put_frames(run, [reading.number], [image])
 
     def _fill(self, run: _Run | None, missing: FramesMissing) -> None:
         if run is None:
             self.counts["frames_lost"] += len(missing.indices)
             return
         wanted = set(missing.indices.tolist())
-        found = sum(self._frames_of(run, missing.series, part, wanted) for part in run.images)
+        found = sum(self._frames_of(run, part, wanted) for part in run.images)
         self.counts["frames_lost"] += max(0, len(wanted) - found)
 
     # What the files say
@@ -302,7 +304,7 @@ class FileSource:
 
     def _portion(self, run: _Run, task: _Task) -> bool:
         try:
-            done = self._images(run, task) if task.series is not None else self._samples(run, task)
+            done = self._samples(run, task) if task.kind == "samples" else self._images(run, task)
         except StreamError as error:
             self._drop(run, task, str(error))
             return True
@@ -318,8 +320,12 @@ class FileSource:
 
     def _images(self, run: _Run, task: _Task) -> int:
         images = task.data.images(task.places[:_IMAGES])
-        if images and task.series is not None:
-            self._put_frames(run, task.series, task.numbers[: len(images)], images)
+        numbers = task.numbers[: len(images)]
+        if images and task.kind == "frames":
+            self._put_frames(run, numbers, images)
+        elif images:
+            self._put(*map(FrameFound, [run.uid] * len(images), numbers, images))
+            self.counts["frames_found"] += len(images)
         return len(images)
 
     def _samples(self, run: _Run, task: _Task) -> int:
@@ -328,11 +334,11 @@ class FileSource:
             self._put_samples(run, task.channel, task.numbers[0], values)
         return len(values)
 
-    def _put_frames(self, run: _Run, series: int, numbers: Sequence[int], images: list[EncodedImage]) -> None:
-        if series == run.series and "frames" not in run.armed:
+    def _put_frames(self, run: _Run, numbers: Sequence[int], images: list[EncodedImage]) -> None:
+        if "frames" not in run.armed:
             run.armed.add("frames")
-            self._put(SeriesStarted(series, run.expected, run=run.uid))
-        self._put(*map(FrameArrived, [series] * len(numbers), numbers, images))
+            self._put(SeriesStarted(run.series, run.expected, run=run.uid))
+        self._put(*map(FrameArrived, [run.series] * len(images), numbers, images))
         self.counts["frames"] += len(numbers)
 
     def _put_samples(self, run: _Run, channel: str, first: int, values: NDArray[np.float64]) -> None:
@@ -359,9 +365,8 @@ class FileSource:
 
     def _drop(self, run: _Run, task: _Task, why: str) -> None:
         run.tasks.remove(task)
-        kind = "samples" if task.series is None else "frames"
-        self.counts[f"{kind}_lost"] += len(task.numbers)
-        _log.warning("run %s: %d %s cannot be read: %s", run.uid, len(task.numbers), kind, why)
+        self.counts["samples_lost" if task.kind == "samples" else "frames_lost"] += len(task.numbers)
+        _log.warning("run %s: %d %s cannot be read: %s", run.uid, len(task.numbers), task.kind, why)
 
     def _lose(self, run: _Run, why: str) -> None:
         for task in list(run.tasks):

@@ -41,11 +41,11 @@ class Decoder:
     ([], 1)
     """
 
-    def __init__(self, *, prefix: str = "", unpickle: bool = False) -> None:
-        """`unpickle` runs whatever code the sender of a pickle wrote into it: only for senders on this machine."""
+    def __init__(self, *, prefix: str = "", unpickle_from_anybody: bool = False) -> None:
+        """`unpickle_from_anybody` runs whatever code the sender of a pickle wrote into it."""
         self.counts: Counter[str] = Counter()
         self._prefix = prefix.encode()
-        self._unpickle = unpickle
+        self._unpickle = unpickle_from_anybody
         self._reader = DocumentReader(self.counts)
 
     def feed(self, parts: list[bytes]) -> list[Event]:

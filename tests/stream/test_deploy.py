@@ -30,7 +30,7 @@ CONFIGS = sorted((DEPLOY / "config").glob("*.toml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_wire_of_a_shipped_configuration_exists(file: Path) -> None:
     streams = load_config(file).streams
-    for stream in (streams.documents, streams.frames, streams.positions):
+    for stream in filter(None, (streams.documents, streams.frames, streams.positions)):
         decoder = load_plugin("ptyinr_stream.wire", stream.wire).Decoder(prefix=stream.prefix)
         assert decoder.feed([b"nonsense"]) == []
 

@@ -208,7 +208,7 @@ def test_the_refusal_of_a_pickle_says_once_what_to_configure(caplog):
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
 def test_a_pickle_is_read_where_the_configuration_accepts_it_from_anybody(protocol):
-    decoder = Decoder(unpickle=True)
+    decoder = Decoder(unpickle_from_anybody=True)
     document = {"uid": RUN, "positions": np.arange(3.0)}
     (started,) = decoder.feed([b" start " + pickle.dumps(document, protocol)])
     assert started.uid == RUN
@@ -216,7 +216,7 @@ def test_a_pickle_is_read_where_the_configuration_accepts_it_from_anybody(protoc
 
 
 def test_a_pickle_that_cannot_be_read_is_counted():
-    decoder = Decoder(unpickle=True)
+    decoder = Decoder(unpickle_from_anybody=True)
     assert decoder.feed([b" start " + pickle.dumps({"uid": RUN})[:-5]]) == []
     assert decoder.feed([b" start \x80\x04cnowhere\nnothing\n."]) == []
     assert decoder.counts == {"undecodable": 2}

@@ -19,7 +19,16 @@ from ptyinr_stream.assembler import Joined, Output, ScanClosed
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.errors import StreamError
-from ptyinr_stream.events import DataRange, DataResource, Event, FrameArrived, FramesMissing, RunStarted, RunStopped
+from ptyinr_stream.events import (
+    DataRange,
+    DataResource,
+    Event,
+    FrameArrived,
+    FrameFound,
+    FramesMissing,
+    RunStarted,
+    RunStopped,
+)
 from ptyinr_stream.intake import Intake
 from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.hdf5 import GrowingDataset, local_path
@@ -229,15 +238,15 @@ def test_frames_that_a_stream_lost_are_read_when_they_are_asked_for(reader: Read
     # Five frames an event, as legacy resources may have them, the last of which was cut short.
     reader.tell(DataRange("r-eiger", RUN, "primary", 0, 0, 2, (5, *SHAPE)))
     reader.tell(DataRange("r-eiger", RUN, "primary", 2, 2, 3, (5, *SHAPE)), RunStopped(RUN))
-    reader.tell(FramesMissing(RUN, 77, np.array([0, 3, 4, 11])), FramesMissing("other", 5, np.array([1])))
-    frames = [event for event in reader.until(FrameArrived, 4) if isinstance(event, FrameArrived)]
-    assert {frame.series for frame in frames} == {77}
-    found = frames_in(frames)
+    reader.tell(FramesMissing(RUN, np.array([0, 3, 4, 11])), FramesMissing("other", np.array([1])))
+    frames = [event for event in reader.until(FrameFound, 4) if isinstance(event, FrameFound)]
+    assert {frame.uid for frame in frames} == {RUN}
+    found = {frame.frame: decode(frame.image) for frame in frames}
     assert sorted(found) == [0, 3, 4, 11]
     for number, image in found.items():
         np.testing.assert_array_equal(image, IMAGES[number])
     reader.source.stop()
-    assert reader.source.counts == {"frames": 4, "frames_lost": 1}
+    assert reader.source.counts == {"frames_found": 4, "frames_lost": 1}
 
 
 def fed(config: Config, documents: list[tuple[str, dict[str, Any]]]) -> tuple[list[Output], FileSource]:
