@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptyinr_stream.documents import _USED
 from ptyinr_stream.events import BaselineRead, DataRange, DataResource, Reading, RunStarted, RunStopped
 from ptyinr_stream.wire.bluesky import Decoder
 
@@ -326,6 +327,30 @@ def test_damaged_documents_never_raise(data):
         del damaged[data.draw(st.integers(0, len(damaged))) or len(damaged) :]
         decoder.feed([bytes(damaged)])
     assert decoder.counts.total() > 0
+
+
+DATA = [*recorded("hxn_fly2dpd_reconstructed"), *recorded("ophyd_async_fly"), *recorded("old_flyer_live")]
+USED = sorted({key for keys in _USED.values() for key in (*keys[0], *keys[1])} | {"data_keys", "start", "shape"})
+JUNK = st.sampled_from([None, True, -1, 2**62, 1.5, float("nan"), "", "x", b"", [], [None], {}, {"a": {}}, {3: 4}])
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_documents_with_anything_in_them_never_raise_and_never_announce_what_has_no_number(data):
+    decoder = Decoder()
+    first = data.draw(st.integers(0, len(DATA) - 30))
+    for name, document in DATA[:2] + DATA[first : first + 30]:
+        changed = dict(document)
+        for key in data.draw(st.lists(st.sampled_from(USED), max_size=3)):
+            changed[key] = data.draw(JUNK)
+            if isinstance(document.get(key), dict):
+                changed[key] = {**document[key], **dict.fromkeys(document[key], changed[key])}
+        for event in decoder.feed(message(name, changed)):
+            if isinstance(event, DataRange):
+                assert 0 <= event.start <= event.stop < 2**31
+                assert 0 <= event.first < 2**31
+                assert all(side >= 0 for side in event.shape)
+    assert decoder.counts.total() >= 32
 
 
 @given(st.binary(max_size=80))

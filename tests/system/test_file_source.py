@@ -26,6 +26,7 @@ from ptyinr_stream.events import (
     FrameArrived,
     FrameFound,
     FramesMissing,
+    Reading,
     RunStarted,
     RunStopped,
 )
@@ -311,6 +312,30 @@ def hxn_configuration(folder: Path) -> Config:
         "frames": {"orientation": "fliplr"},
     }
     return parse_config(values)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (IMAGES[0], np.uint16),
+        (IMAGES[:1], np.uint16),  # one image an event
+        (IMAGES[0].astype(">u2"), np.uint16),
+        (IMAGES[0].tolist(), np.uint32),
+        (IMAGES[0] - 9.5, np.float64),
+    ],
+)
+def test_an_image_in_an_event_is_taken_as_it_is(reader: Reader, value: Any, dtype: type) -> None:
+    reader.tell(RunStarted(RUN, START), Reading(RUN, "primary", 3, {"eiger": value}))
+    image = frames_in(reader.until(FrameArrived))[3]
+    np.testing.assert_array_equal(image, np.asarray(value).reshape(SHAPE))
+    assert image.dtype == dtype
+
+
+@pytest.mark.parametrize("value", ["text", 3, [[1, 2], [3]], [], np.zeros((2, 4, 4)), {"a": 1}, [["a"]]])
+def test_what_is_no_image_in_an_event_is_counted(reader: Reader, value: Any) -> None:
+    reader.tell(RunStarted(RUN, START), Reading(RUN, "primary", 0, {"eiger": value, "x": {}}), RunStopped(RUN))
+    assert reader.until(RunStopped) == [RunStopped(RUN)]
+    assert reader.source.counts == {"unreadable": 2}
 
 
 def test_positions_and_images_may_be_in_the_events_themselves() -> None:
