@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition
 
-from ptyinr_stream.events import Event, FrameArrived, FrameFound
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, PositionsArrived
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,17 @@ class Message:
 
     @property
     def size(self) -> int:
-        """Bytes of all parts, and of the images in its events."""
-        images = sum(len(event.image.data) for event in self.events if isinstance(event, FrameArrived | FrameFound))
-        return sum(map(len, self.parts)) + images
+        """Bytes of all parts, and of the images and samples in its events."""
+        return sum(map(len, self.parts)) + sum(map(_size, self.events))
+
+
+def _size(event: Event) -> int:
+    match event:
+        case FrameArrived() | FrameFound():
+            return len(event.image.data)
+        case PositionsArrived():
+            return sum(values.nbytes for values in event.channels.values())
+    return 0
 
 
 class Inbox:

@@ -4,8 +4,8 @@
 
 A RunEngine in a second process flies ophyd-async devices that write the measured Siemens star, frames bitshuffled and
 positions beside them, for single-writer-multiple-reader access; the whole daemon reads them as they grow. Printed are
-how many frames had been joined when the RunEngine's process ended, what was lost, when the first snapshot came, and the
-phase correlation with the reference.
+how many frames had been read and handed to the join when the RunEngine's process ended, what was lost, when the first
+snapshot came, and the phase correlation with the reference.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
+import threading
 from pathlib import Path
 
 from ptyinr_stream.config import Config, parse_config
@@ -50,7 +50,6 @@ def main() -> None:
     parser.add_argument("--refine", type=float, default=90.0, help="seconds of training after the last frame")
     given = parser.parse_args()
     scan = read_scan(siemens_star())
-    joined: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         config = configuration(folder, scan.geometry.detector_pixel_m, scan.geometry.energy_kev, given.refine)
@@ -58,24 +57,24 @@ def main() -> None:
             command = [sys.executable, str(BEAMLINE), str(siemens_star()), daemon.endpoints["documents"], name]
             options = ["--rate", str(given.rate), "--flush", str(given.flush)]
             beamline = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, text=True)
-            ended: list[float] = []
+            read: list[int] = []
+            watcher = threading.Thread(
+                target=lambda: (beamline.wait(), read.append(daemon.status.counts.get("files.frames", 0)))
+            )
+            watcher.start()
 
             def observe(daemon: Daemon) -> None:
                 if beamline.stdin and not beamline.stdin.closed and daemon.status.counts.get("documents.unknown_name"):
                     beamline.stdin.close()  # the greetings are heard: it may begin
-                if beamline.poll() is not None and not ended:
-                    ended.append(time.monotonic())
-                if (scan := daemon.status.scan) is not None and (not joined or scan.frames > joined[-1][1]):
-                    joined.append((time.monotonic(), scan.frames))
                 if finished(daemon):
                     daemon.stop()
 
             daemon.run(observe)
+            watcher.join()
             status = finished(daemon)
             counts = daemon.status.counts
         result = report(status, folder, scan.geometry.window, scored=True)
-    live = max((frames for at, frames in joined if at <= ended[0]), default=0)
-    print(f"{live} of {len(scan.counts)} frames were joined when the beamline's process ended")
+    print(f"{read[0]} of {len(scan.counts)} frames had been read when the beamline's process ended")
     print(f"{status.report}")
     print({name: number for name, number in counts.items() if name.startswith(("files.", "documents."))})
     took = f"{status.first_snapshot_at - status.first_frame_at:.1f} s after the first frame"
