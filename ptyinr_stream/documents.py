@@ -185,7 +185,7 @@ class DocumentReader:
         if _is_index(frames) and frames:
             shape = (frames, *shape[-2:])
         if not _is_index(point):
-            raise ValueError(f"point_number is {point!r}")
+            raise ValueError("point_number is no number")
         part = DataRange(uid, run, descriptor.stream, number, point, point + 1, shape)
         if uid in self._runs[run].announced:
             return [part]
@@ -223,7 +223,7 @@ def _validate(name: str, document: dict[str, Any]) -> None:
 def _uid(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
     if not (isinstance(value, str) and _UID.fullmatch(value)):
-        raise WireError("bad_document", f"{key} is {value!r}: it must be a uid")
+        raise WireError("bad_document", f"{key} is no uid")
     return value
 
 
