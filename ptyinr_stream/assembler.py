@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,11 +29,15 @@ from ptyinr_stream.events import (
     BaselineRead,
     CaptureEnded,
     CaptureStarted,
+    DataRange,
+    DataResource,
     Event,
     FrameArrived,
+    FrameFound,
     FrameTimed,
     PixelMaskSent,
     PositionsArrived,
+    Reading,
     RunStarted,
     RunStopped,
     SeriesEnded,
@@ -91,6 +96,8 @@ class _Series:
     highest: int = -1
     """The highest frame number seen."""
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
+    run: str | None = None
+    """The uid of the only run it may be bound to."""
 
     def fits(self, plan: ScanPlan) -> bool:
         if self.expected is not None:
@@ -113,6 +120,7 @@ class _Capture:
     """That brought anything new."""
     announced: int | None = None
     """Messages it had, as its end tells."""
+    run: str | None = None
 
     def fits(self, plan: ScanPlan) -> bool:
         length = self.samples.extent
@@ -171,8 +179,8 @@ class Assembler:
                     self._passed_over = None
                 elif scan := self._documented(uid, now):
                     scan.stopped, scan.exit_status = True, exit_status
-            case SeriesStarted(number, expected):
-                series = self._begin_series(number, expected, now)
+            case SeriesStarted(number, expected, run=run):
+                series = self._begin_series(number, expected, now, run)
                 outputs += self._bind(now)
                 if self._scans and expected not in (None, 1) and series in self._loose_series:
                     runs = {scan.uid: scan.plan.expected for scan in self._scans}
@@ -181,19 +189,31 @@ class Assembler:
                 if series := self._series.get(number):
                     series.over = True
                     self._touch(series, now)
-            case CaptureStarted():
+            case CaptureStarted(run):
                 if not self._armed_again(now):
-                    self._begin_capture(now)
+                    self._begin_capture(now, run)
                     outputs += self._bind(now)
             case CaptureEnded(messages):
                 if self._capture is not None:
                     self._capture.over, self._capture.announced = True, messages
                     self._touch(self._capture, now)
-            case FrameTimed() | PixelMaskSent():
+            case FrameTimed() | PixelMaskSent() | DataResource() | DataRange() | Reading():
                 pass
-            case FrameArrived():
+            case FrameArrived() | FrameFound():
                 raise TypeError("the assembler takes decoded frames: give it a Frame")
         return outputs + self._close_ended(now)
+
+    def fill(self, uid: str, frames: Iterable[Frame], now: float) -> list[Output]:
+        """Take frames of a scan from elsewhere than its stream, such as the detector's file; their series is not read.
+
+        What it no longer lacks counts as a duplicate; what belongs to no open scan as foreign.
+        """
+        now = self._now = max(self._now, now)
+        scan = next((scan for scan in self._scans if scan.uid == uid), None)
+        if scan is None:
+            self.counts["frames_foreign"] += sum(1 for _ in frames)
+            return []
+        return [*scan.take(frames), *self._close_ended(now)]
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass: close scans that are over, and drop what has waited too long for a start document."""
@@ -290,13 +310,13 @@ class Assembler:
             self._drop_waiting(next(loose for loose in self._loose_series if loose.waiting))
         return joined
 
-    def _begin_series(self, number: int, expected: int | None, now: float) -> _Series:
+    def _begin_series(self, number: int, expected: int | None, now: float, run: str | None = None) -> _Series:
         series = self._series.get(number)
         if series is not None and series.highest < 0 and not series.over and series.expected == expected:
             return series  # its header came twice
         if self._newest_series is not None:
             self._newest_series.over = True
-        series = self._newest_series = self._series[number] = _Series(expected, now)
+        series = self._newest_series = self._series[number] = _Series(expected, now, run=run)
         self._loose_series.append(series)
         return series
 
@@ -334,10 +354,10 @@ class Assembler:
         complete, surplus = capture.samples.place(first, values, end)
         return self._bind(now) if scan is None else scan.take_samples(capture.samples, complete.tolist(), surplus)
 
-    def _begin_capture(self, now: float) -> _Capture:
+    def _begin_capture(self, now: float, run: str | None = None) -> _Capture:
         if self._capture is not None:
             self._capture.over = True
-        self._capture = _Capture(SampleTable(self._positions), self._positions.samples_per_frame, now)
+        self._capture = _Capture(SampleTable(self._positions), self._positions.samples_per_frame, now, run=run)
         self._loose_captures.append(self._capture)
         return self._capture
 
@@ -375,7 +395,8 @@ class Assembler:
                 series.scan.last = now
                 joined += series.scan.take(frames)
         for capture in list(self._loose_captures):
-            taken = (scan for scan in self._scans if scan.samples is None and capture.fits(scan.plan))
+            runs = [scan for scan in self._scans if capture.run in (None, scan.uid)]
+            taken = (scan for scan in runs if scan.samples is None and capture.fits(scan.plan))
             capture.scan = next(taken, None)
             capture.closed = capture.scan is None and self._passed_over is not None
             if capture.scan is not None:
@@ -389,11 +410,12 @@ class Assembler:
         return joined
 
     def _run_for(self, series: _Series) -> Scan | None:
-        for scan in self._scans:
+        runs = [scan for scan in self._scans if series.run in (None, scan.uid)]
+        for scan in runs:
             if scan.uid not in self._series_of and series.fits(scan.plan):
                 return scan
         # Armed again before its first frame came: the newer series takes over the newest run.
-        newest = self._scans[-1] if self._scans else None
+        newest = runs[-1] if runs and runs[-1] is self._scans[-1] else None
         if newest is None or newest.stopped or not series.fits(newest.plan) or self._series_of[newest.uid].highest >= 0:
             return None
         elder = self._series_of[newest.uid]

@@ -34,6 +34,7 @@ from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Daemon:
         self._receivers: list[Receiver] = []
         self._publishers: list[PublisherThread] = []
         self._intake: Intake | None = None
+        self._files: FileSource | None = None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -94,10 +96,16 @@ class Daemon:
             self.engine = Engine(self._config, self._publishers, device=self._device, probe=self._probe)
             stack.callback(self._finish)
             inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
-            self._intake = Intake(self._config, inbox, self._outputs.put)
+            self._files = FileSource(self._config, inbox) if self._config.reads_files else None
+            take = None if self._files is None else self._files.take
+            self._intake = Intake(self._config, inbox, self._outputs.put, files=take)
             stack.callback(self._intake.stop)
+            if self._files is not None:
+                stack.callback(self._files.stop)
             streams = self._config.streams
             for road in ("documents", "frames", "positions"):
+                if getattr(streams, road) is None:
+                    continue  # from files
                 receiver = Receiver(road, getattr(streams, road), inbox)
                 stack.callback(receiver.stop)
                 self._receivers.append(receiver)
@@ -115,7 +123,7 @@ class Daemon:
             if not self.engine.work(time.monotonic):
                 with contextlib.suppress(queue.Empty):
                     self.engine.take(self._outputs.get(timeout=IDLE_WAIT_S), time.monotonic())
-            for part in (*self._receivers, *self._publishers, self._intake, self.server):
+            for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
                 if part is not None:
                     part.check()
             if observe is not None:
@@ -146,9 +154,13 @@ class Daemon:
         return DaemonStatus(
             scan=self.engine.status,
             streams=[receiver.status() for receiver in self._receivers],
-            counts=dict(self._intake.counts) if self._intake else {},
+            counts={**(self._intake.counts if self._intake else {}), **self._file_counts()},
             publishers=[publisher.status for publisher in self._publishers],
         )
+
+    def _file_counts(self) -> dict[str, int]:
+        counts = dict(self._files.counts) if self._files else {}
+        return {f"files.{kind}": number for kind, number in counts.items()}
 
     def _finish(self) -> None:
         self._deliver()

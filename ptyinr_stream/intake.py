@@ -17,7 +17,7 @@ from ptyinr_stream.assembler import Assembler, Frame, Output
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import FrameArrived
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, FramesMissing
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.wire import WireDecoder, decoder_of
 from ptyinr_stream.wire.codecs import decode
@@ -37,6 +37,8 @@ class Intake:
         inbox: of `Message`s; closed when the thread ends, so that no receiver waits for ever.
         deliver: is called in the intake's thread, in order; it must return at once.
         clock: the one by which messages are stamped.
+        files: is offered what the documents say, and which frames are missing. What it returns True for it takes over:
+            that comes back through the inbox, as `Message.events`, when it has been read.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it.
@@ -48,15 +50,19 @@ class Intake:
         inbox: Inbox,
         deliver: Callable[[Output], None],
         clock: Callable[[], float] = time.monotonic,
+        files: Callable[[Event | FramesMissing], bool] | None = None,
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
+        self._files = files
         self._convention = FrameConvention(config.frames)
+        self._convention_of_files = FrameConvention(config.files.frames or config.frames)
         self._assembler = Assembler(config.positions, config.assembly)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
-            self._decoders[road] = decoder_of(getattr(config.streams, road))
+            if (stream := getattr(config.streams, road)) is not None:
+                self._decoders[road] = decoder_of(stream)
         self._unusable: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
         self._next_tick = float("-inf")
@@ -108,8 +114,16 @@ class Intake:
             self._inbox.close()
 
     def _take(self, message: Message) -> None:
-        for event in self._decoders[message.road].feed(message.parts):
-            ready = self._frame(event) if isinstance(event, FrameArrived) else event
+        for event in message.events or self._decoders[message.road].feed(message.parts):
+            if message.road == "documents" and self._files is not None and self._files(event):
+                continue
+            if isinstance(event, FrameFound):
+                frame = self._frame(FrameArrived(-1, event.frame, event.image), self._convention_of_files)
+                found = [] if frame is None else [frame]
+                self._hand_on(self._assembler.fill(event.uid, found, message.received))
+                continue
+            convention = self._convention_of_files if message.road == "files" else self._convention
+            ready = self._frame(event, convention) if isinstance(event, FrameArrived) else event
             if ready is not None:
                 self._hand_on(self._assembler.feed(ready, message.received))
 
@@ -123,10 +137,10 @@ class Intake:
         for output in outputs:
             self._deliver(output)
 
-    def _frame(self, arrived: FrameArrived) -> Frame | None:
+    def _frame(self, arrived: FrameArrived, convention: FrameConvention) -> Frame | None:
         """Decode an image; None, and it is counted, if that is impossible."""
         try:
-            counts, mask = self._convention.apply(decode(arrived.image))
+            counts, mask = convention.apply(decode(arrived.image))
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self._unusable[kind]:

@@ -17,6 +17,7 @@ import pytest
 from ptyinr_stream import cli
 from ptyinr_stream.config import load_config
 from ptyinr_stream.optics import scan_geometry, scan_plan
+from ptyinr_stream.plugins import load_plugin
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.wire import decoder_of
 
@@ -30,7 +31,7 @@ CONFIGS = sorted((DEPLOY / "config").glob("*.toml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
 def test_every_wire_of_a_shipped_configuration_exists(file: Path) -> None:
     streams = load_config(file).streams
-    for stream in (streams.documents, streams.frames, streams.positions):
+    for stream in filter(None, (streams.documents, streams.frames, streams.positions)):
         assert decoder_of(stream).feed([b"nonsense"]) == []
 
 
