@@ -31,12 +31,16 @@ from ptyinr_stream.events import (
     BaselineRead,
     CaptureEnded,
     CaptureStarted,
+    DataRange,
+    DataResource,
     Event,
     FrameArrived,
+    FrameFound,
     FramesCalibrated,
     FrameTimed,
     PixelMaskSent,
     PositionsArrived,
+    Reading,
     RunStarted,
     RunStopped,
     SeriesEnded,
@@ -148,9 +152,9 @@ class Assembler:
                 outputs += self._binder.end_capture(messages, now)
             case FramesCalibrated():
                 outputs += self._binder.calibrate(event, now)
-            case PixelMaskSent():
+            case PixelMaskSent() | DataResource() | DataRange() | Reading():
                 pass
-            case FrameArrived():
+            case FrameArrived() | FrameFound():
                 raise TypeError("the assembler takes decoded frames: give it a Frame")
         if self._assembly.without_documents:
             outputs += self._open_without_documents(now)
@@ -167,6 +171,10 @@ class Assembler:
             self.counts["frames_foreign"] += sum(1 for _ in frames)
             return []
         return [*scan.take(frames, now), *self._close_ended(now)]
+
+    def series_of(self, uid: str) -> int | None:
+        """The number of the detector series that is bound to an open scan."""
+        return self._binder.series_of(uid)
 
     def tick(self, now: float) -> list[Output]:
         """Let time pass: close scans that are over, and drop what has waited too long for a start document."""

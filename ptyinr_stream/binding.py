@@ -50,6 +50,8 @@ class Series:
     """When frames began to be exposed, by the detector's clock."""
     calibration: dict[str, Any] = field(default_factory=dict)
     """What its first frames told of all of them."""
+    run: str | None = None
+    """The uid of the only run it may be bound to."""
 
     def overtook(self, expected: int | None, now: float) -> bool:
         """Whether a header of so many frames may be its own, which its frames overtook."""
@@ -87,6 +89,8 @@ class Capture:
     """One more than the highest sample number that has come."""
     guessed: tuple[int, bool] = (0, False)
     """Samples it had, and whether it was over, when it last was tried to tell from them what was commanded."""
+    run: str | None = None
+    """The uid of the only run it may be bound to."""
 
     @property
     def intact(self) -> bool:
@@ -134,6 +138,11 @@ class Binder:
         """Frames that wait for a scan."""
         return sum(len(series.waiting) for series in self.loose_series)
 
+    def series_of(self, uid: str) -> int | None:
+        """The number of the series of an open scan."""
+        series = self._series_of.get(uid)
+        return None if series is None else series.number
+
     # What arrives
 
     def start_series(self, event: SeriesStarted, now: float) -> list[Output]:
@@ -145,7 +154,7 @@ class Binder:
                 series.scan.headed = True
         elif series is None or series.highest >= 0 or series.over or series.expected != event.expected:
             series = self._begin_series(event.series, event.expected, now)  # else it came twice
-            series.headed = True
+            series.headed, series.run = True, event.run
         series.header = event.header or series.header
         outputs = self.bind(now)
         documented = self.scans and not self.scans[-1].undocumented
@@ -196,7 +205,7 @@ class Binder:
         """Take a capture's start."""
         if self._armed_again(now):
             return []
-        self._begin_capture(event.armed_at, now)
+        self._begin_capture(event.armed_at, now).run = event.run
         return self.bind(now)
 
     def end_capture(self, messages: int | None, now: float) -> list[Output]:
@@ -261,7 +270,8 @@ class Binder:
                 outputs.append(CalibrationAdded(scan.uid, series.calibration))
             outputs += scan.take(frames, now)
         for capture in list(self.loose_captures):
-            lacking = (scan for scan in self.scans if scan.placement.table is None)
+            allowed = (scan for scan in self.scans if capture.run in (None, scan.uid))
+            lacking = (scan for scan in allowed if scan.placement.table is None)
             fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))
             scan = capture.scan = next(fitting, None)
             capture.closed = scan is None and self.passed_over is not None
@@ -336,11 +346,12 @@ class Binder:
         return [*capture.scan.end_samples(capture.highest if capture.intact else None, now)]
 
     def _scan_for(self, series: Series) -> Scan | None:
-        for scan in self.scans:
+        allowed = [scan for scan in self.scans if series.run in (None, scan.uid)]
+        for scan in allowed:
             if scan.uid not in self._series_of and series.fits(scan.plan.expected):
                 return scan
         # Armed again before its first frame came: the newer series takes over the newest scan.
-        newest = self.scans[-1] if self.scans else None
+        newest = allowed[-1] if allowed and allowed[-1] is self.scans[-1] else None
         if newest is None or newest.stopped or not series.fits(newest.plan.expected):
             return None
         elder = self._series_of[newest.uid]

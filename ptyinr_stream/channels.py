@@ -6,21 +6,34 @@ from collections import deque
 from dataclasses import dataclass
 from threading import Condition
 
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, PositionsArrived
+
 
 @dataclass(frozen=True)
 class Message:
-    """One message as it came off a socket."""
+    """One message as it came off a socket, or what a source has read elsewhere."""
 
     road: str
-    """`documents`, `frames` or `positions`."""
+    """`documents`, `frames` or `positions`; `files` for what was read from them."""
     parts: list[bytes]
     received: float
     """Seconds of `time.monotonic`."""
+    events: tuple[Event, ...] = ()
+    """What it says, where there is nothing to decode: then it has no parts."""
 
     @property
     def size(self) -> int:
-        """Bytes of all parts."""
-        return sum(map(len, self.parts))
+        """Bytes of all parts, and of the images and samples in its events."""
+        return sum(map(len, self.parts)) + sum(map(_size, self.events))
+
+
+def _size(event: Event) -> int:
+    match event:
+        case FrameArrived() | FrameFound():
+            return len(event.image.data)
+        case PositionsArrived():
+            return sum(values.nbytes for values in event.channels.values())
+    return 0
 
 
 class Inbox:

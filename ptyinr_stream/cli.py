@@ -13,9 +13,10 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from ptyinr_stream.commands import ConfigOption, ScanArgument, VerboseOption, err, escaped, out
+from ptyinr_stream.commands import ConfigOption, VerboseOption, err, escaped, out
 from ptyinr_stream.commands.evaluate import evaluate
 from ptyinr_stream.commands.reconstruct import reconstruct
+from ptyinr_stream.commands.replay import replay
 from ptyinr_stream.commands.simulate import simulate
 from ptyinr_stream.errors import ConfigError, StreamError
 
@@ -99,65 +100,8 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
         say(out, "stopping: delivering what there is")
 
 
-@app.command()
-def replay(
-    scan: ScanArgument,
-    rate: Annotated[float, typer.Option(min=0.01, max=1e6, help="Frames a second.")] = 10.0,
-    documents: Annotated[str, typer.Option(help="Endpoint of the Bluesky documents.")] = "tcp://127.0.0.1:5568",
-    frames: Annotated[str, typer.Option(help="Endpoint of the detector frames.")] = "tcp://127.0.0.1:5559",
-    positions: Annotated[str, typer.Option(help="Endpoint of the encoder positions.")] = "tcp://127.0.0.1:6666",
-    prefix: Annotated[str, typer.Option(help="Of the documents, as the daemon is configured to expect it.")] = "hxn",
-    connect: Annotated[
-        bool, typer.Option("--connect", help="Connect to a daemon that binds, instead of binding.")
-    ] = False,
-    publish_frames: Annotated[
-        bool,
-        typer.Option(
-            "--publish-frames", help="Frames on a PUB socket, as HXN's proxy; default is PUSH, as a detector."
-        ),
-    ] = False,
-    proxy: Annotated[
-        bool, typer.Option("--proxy", help="Send every part of a frame as a message of its own, as HXN's proxy does.")
-    ] = False,
-    repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
-    wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
-    whole: Annotated[
-        bool, typer.Option("--round", help="Round counts that are not whole, as after a division by the flux.")
-    ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress display.")] = False,
-) -> None:
-    """Send a recorded scan over ZeroMQ, in the words and the order of HXN's beamline.
-
-    Documents (Bluesky's 0MQ wire, msgpack), frames (Eiger stream v1, bitshuffle-LZ4) and positions (HXN's PandA JSON,
-    ten raw encoder counts a frame). Nothing is sent before a daemon listens on all three.
-    """
-    from ptyinr_stream.formats.ptyinr_h5 import read_scan
-    from ptyinr_stream.replay import Endpoints, Replay
-    from ptyinr_stream.terminal import counting, say
-
-    recorded = read_scan(scan).rounded() if whole else read_scan(scan)
-    with (
-        counting(out, len(recorded.counts) * repeat, "frames sent", quiet=quiet) as count,
-        Replay(
-            recorded,
-            Endpoints(documents, frames, positions),
-            rate_hz=rate,
-            bind=not connect,
-            frames_socket="pub" if publish_frames else "push",
-            multipart=not proxy,
-            prefix=prefix,
-            wait_s=wait,
-            progress=lambda _: count(1),
-        ) as sender,
-    ):
-        for _ in range(repeat):
-            report = sender.run()
-            if not quiet:
-                say(out, f"run {report.uid}: {report.frames} frames sent")
-
-
-for offline in (reconstruct, simulate, evaluate):
-    app.command()(offline)
+for command in (replay, reconstruct, simulate, evaluate):
+    app.command()(command)
 
 
 @app.command()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -51,14 +53,32 @@ class StreamConfig(Section):
     """Only for `eiger_v2`: which of several energy thresholds; None takes threshold_1, or the only one there is."""
     server_key_env: str | None = None
     """Name of the environment variable with the server's CURVE public key; unset means an unencrypted stream."""
+    unpickle_from_anybody: bool = False
+    """Only for `bluesky`, and dangerous: accept documents in pickle, Bluesky's default, and so run whatever code
+    anybody who reaches the endpoint sends. Loopback only, and a proxy there must listen on loopback only, too."""
+
+    @model_validator(mode="after")
+    def _strangers_run_nothing_here(self) -> StreamConfig:
+        if not self.unpickle_from_anybody:
+            return self
+        if self.wire != "bluesky":
+            raise ValueError(f"unpickle_from_anybody is for wire = 'bluesky'; nothing is pickled on {self.wire!r}")
+        if not _is_loopback(self.endpoint):
+            raise ValueError(
+                f"unpickle_from_anybody would let everybody who reaches {self.endpoint} run code here; it is for "
+                "endpoints on loopback, such as tcp://127.0.0.1:5568. Give the publisher a serializer instead"
+            )
+        return self
 
 
 class StreamsConfig(Section):
     """The three roads of a scan."""
 
     documents: StreamConfig
-    frames: StreamConfig
-    positions: StreamConfig
+    frames: StreamConfig | None = None
+    """Left out: from the files that the documents name, by `files.frames_key`."""
+    positions: StreamConfig | None = None
+    """Left out: from the documents and the files that they name; the channels are data keys."""
 
 
 class GeometryConfig(Section):
@@ -133,7 +153,8 @@ class AxisConfig(Section):
     """One encoder and how it maps to an axis of the object array."""
 
     channel: str
-    """Dataset name on the wire, such as /INENC2.VAL.Value."""
+    """Dataset name on the wire, such as /INENC2.VAL.Value; without a stream of positions, the data key or the dataset
+    in its file."""
     um_per_count: float
     """Signed so that positions grow towards larger array indices."""
     motor_sign: Literal[1, -1] = 1
@@ -219,6 +240,25 @@ class PositionsConfig(Section):
         if self.axis0 is None or self.axis1 is None:
             raise ConfigError("positions: axis0 and axis1 are not both given")
         return self.axis0, self.axis1
+
+
+class FilesConfig(Section):
+    """Data in files that the documents name.
+
+    They are read as they grow where there is no stream of the frames, or of the positions. Of a stream of frames those
+    that it lost are read when the scan is over.
+    """
+
+    frames_key: str | None = None
+    """Data key of the detector's images, such as `eiger2_image`."""
+    stream: str = "primary"
+    """Name of the Bluesky stream that records frames and positions."""
+    paths: dict[str, str] = {}
+    """Where this machine sees folders that the documents name: "/data" = "/nsls2/data/hxn/legacy"."""
+    wait_s: float = Field(default=30.0, gt=0)
+    """How long a file may take to show what the documents announce; then that is lost."""
+    frames: FramesConfig | None = None
+    """The convention of images in files, where it is not that of the stream; left out: as in [frames]."""
 
 
 class AssemblyConfig(Section):
@@ -318,6 +358,7 @@ class Config(Section):
     geometry: GeometryConfig = GeometryConfig()
     frames: FramesConfig = FramesConfig()
     positions: PositionsConfig
+    files: FilesConfig = FilesConfig()
     assembly: AssemblyConfig = AssemblyConfig()
     training: TrainingConfig = TrainingConfig()
     tiled: TiledConfig = TiledConfig()
@@ -328,6 +369,24 @@ class Config(Section):
         if self.assembly.without_documents and (self.positions.axis0 is None or self.positions.axis1 is None):
             raise ValueError("assembly.without_documents needs positions.axis0 and axis1: nobody names the motors")
         return self
+
+    @model_validator(mode="after")
+    def _frames_come_from_somewhere(self) -> Config:
+        if self.streams.frames is None and self.files.frames_key is None:
+            raise ValueError("streams.frames is missing, or files.frames_key to read the frames from files")
+        return self
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether any data are taken from documents and the files that they name."""
+        return self.streams.positions is None or self.files.frames_key is not None
+
+    @property
+    def joining(self) -> AssemblyConfig:
+        """How frames are joined: where a file may hold what the stream lost, it is waited for."""
+        if self.assembly.fill_s or self.streams.frames is None or self.files.frames_key is None:
+            return self.assembly
+        return self.assembly.model_copy(update={"fill_s": self.files.wait_s})
 
 
 def load_config(path: Path) -> Config:
@@ -403,6 +462,16 @@ def _section_at(path: tuple[str | int, ...]) -> type[Section]:
     """The table at a path, seen through `X | None` and through tables of tables."""
     found: Any = Config
     for part in path:
-        found = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[-1]
-        found = get_args(found)[0] if type(None) in get_args(found) else found
+        annotation = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[-1]
+        found = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
     return found
+
+
+def _is_loopback(endpoint: str) -> bool:
+    parts = urlsplit(endpoint)
+    if parts.scheme != "tcp":
+        return True  # ipc and inproc
+    try:
+        return parts.hostname == "localhost" or ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

@@ -34,6 +34,7 @@ from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.trace import Trace
 
@@ -83,6 +84,7 @@ class Daemon:
         self._intake: Intake | None = None
         output = config.output
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
+        self._files: FileSource | None = None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -97,10 +99,16 @@ class Daemon:
             self.engine = Engine(self._config, self._publishers, device=self._device, probe=self._probe)
             stack.callback(self._finish)
             inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
-            self._intake = Intake(self._config, inbox, self._outputs.put)
+            self._files = FileSource(self._config, inbox) if self._config.reads_files else None
+            take = None if self._files is None else self._files.take
+            self._intake = Intake(self._config, inbox, self._outputs.put, files=take)
             stack.callback(self._intake.stop)
+            if self._files is not None:
+                stack.callback(self._files.stop)
             streams = self._config.streams
             for road in ("documents", "frames", "positions"):
+                if getattr(streams, road) is None:
+                    continue  # from files
                 receiver = Receiver(road, getattr(streams, road), inbox)
                 stack.callback(receiver.stop)
                 self._receivers.append(receiver)
@@ -118,7 +126,7 @@ class Daemon:
             if not self.engine.work(time.monotonic):
                 with contextlib.suppress(queue.Empty):
                     self._take(self._outputs.get(timeout=IDLE_WAIT_S))
-            for part in (*self._receivers, *self._publishers, self._intake, self.server):
+            for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
                 if part is not None:
                     part.check()
             if observe is not None:
@@ -149,9 +157,13 @@ class Daemon:
         return DaemonStatus(
             scan=self.engine.status,
             streams=[receiver.status() for receiver in self._receivers],
-            counts=dict(self._intake.counts) if self._intake else {},
+            counts={**(self._intake.counts if self._intake else {}), **self._file_counts()},
             publishers=[publisher.status for publisher in self._publishers],
         )
+
+    def _file_counts(self) -> dict[str, int]:
+        counts = dict(self._files.counts) if self._files else {}
+        return {f"files.{kind}": number for kind, number in counts.items()}
 
     def _finish(self) -> None:
         self._deliver()

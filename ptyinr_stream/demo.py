@@ -40,7 +40,7 @@ def demo_config(scan: RecordedScan, folder: Path, refine_s: float, port: int) ->
         {
             "streams": {
                 "documents": {**stream, "wire": "bluesky", "prefix": "hxn"},
-                "frames": {**stream, "wire": "eiger_v1", "socket": "pull"},
+                "frames": {**stream, "wire": "eiger_v1"},
                 "positions": {**stream, "wire": "panda"},
             },
             "geometry": {"detector_pixel_um": 1e6 * scan.geometry.detector_pixel_m},

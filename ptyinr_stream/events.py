@@ -44,6 +44,8 @@ class SeriesStarted:
     series: int
     expected: int | None = None
     header: dict[str, Any] = field(default_factory=dict)
+    run: str | None = None
+    """The uid of its run, where that is known: a detector does not know it, a file that documents name does."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ class CaptureStarted:
 
     armed_at: str = ""
     """When, in the sender's words; they tell one capture from another."""
+    run: str | None = None
+    """The uid of its run, where that is known."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,72 @@ class CaptureEnded:
     messages: int | None = None
 
 
+@dataclass(frozen=True)
+class DataResource:
+    """A file in which data lies that a run recorded."""
+
+    uid: str
+    key: str
+    """Data key of the descriptor."""
+    uri: str
+    """`file://localhost/data/2026/03/01/scan.h5`, as the machine that wrote it knows it."""
+    mimetype: str
+    parameters: dict[str, Any]
+    """How to read it: `dataset` ..."""
+
+
+@dataclass(frozen=True)
+class DataRange:
+    """Some of the data in a resource has been written; a datum may be one value or image, or several."""
+
+    resource: str
+    """Its uid."""
+    run: str
+    stream: str
+    """Name of the Bluesky stream: `primary` ..."""
+    first: int
+    """Number of the first datum among those of the stream, from 0."""
+    start: int
+    """The datums `start` to `stop` of the resource."""
+    stop: int
+    shape: tuple[int, ...] = ()
+    """Of one datum; () for a single value, and where it is not said."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The data of one event, so far as they are in the document itself."""
+
+    run: str
+    stream: str
+    number: int
+    """Of the event in its stream, from 0."""
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class FramesMissing:
+    """Frames of a run that its detector's stream lost though their positions are known: once, when it has stopped.
+
+    They may be in the file that the documents name; what is found comes back as `FrameFound`.
+    """
+
+    uid: str
+    """Of the run."""
+    indices: NDArray[np.int64]
+    """(n,) ascending."""
+
+
+@dataclass(frozen=True)
+class FrameFound:
+    """A frame that its detector's stream had lost, from the file that the documents name."""
+
+    uid: str
+    """Of the run."""
+    frame: int
+    image: EncodedImage
+
+
 Event = (
     RunStarted
     | BaselineRead
@@ -138,4 +208,8 @@ Event = (
     | CaptureStarted
     | PositionsArrived
     | CaptureEnded
+    | FrameFound
+    | DataResource
+    | DataRange
+    | Reading
 )

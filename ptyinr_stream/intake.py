@@ -18,7 +18,8 @@ from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import Event, FrameArrived
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, FramesMissing
+from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.wire import WireDecoder, decoder_of
 from ptyinr_stream.wire.codecs import decode
 
@@ -37,6 +38,8 @@ class Intake:
         inbox: of `Message`s; closed when the thread ends, so that no receiver waits for ever.
         deliver: is called in the intake's thread, in order; it must return at once.
         clock: the one by which messages are stamped.
+        files: is offered what the documents say, and which frames are missing. What it returns True for it takes over:
+            that comes back through the inbox, as `Message.events`, when it has been read.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
@@ -48,15 +51,21 @@ class Intake:
         inbox: Inbox,
         deliver: Callable[[Output], None],
         clock: Callable[[], float] = time.monotonic,
+        files: Callable[[Event | FramesMissing], bool] | None = None,
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
+        self._files = files
         self._calibration = Calibration(config.frames)
-        self._assembler = Assembler(config.positions, config.assembly)
+        self._calibration_of_files = Calibration(config.files.frames or config.frames)
+        # A stream and a file of one detector may lie differently; if they do not, they share the beam's centre.
+        self._alike = config.files.frames is None
+        self._assembler = Assembler(config.positions, config.joining)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
-            self._decoders[road] = decoder_of(getattr(config.streams, road))
+            if (stream := getattr(config.streams, road)) is not None:
+                self._decoders[road] = decoder_of(stream)
         self._unusable: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
         self._next_tick = float("-inf")
@@ -103,7 +112,8 @@ class Intake:
                     self._take(message)
                 now = self._clock() if message is None else message.received
                 self._tick(now)
-            self._join(self._calibration.finish(), now)
+            for calibration in (self._calibration, self._calibration_of_files):
+                self._join(calibration.finish(), now, calibration)
             self._hand_on(self._assembler.finish())
         except Exception as error:  # noqa: BLE001 - `check` raises it
             self._error = error
@@ -111,30 +121,49 @@ class Intake:
             self._inbox.close()
 
     def _take(self, message: Message) -> None:
-        for event in self._decoders[message.road].feed(message.parts):
-            self._join(self._calibration.feed(event, message.received), message.received)
+        of_files = message.road == "files"
+        calibration = self._calibration_of_files if of_files else self._calibration
+        for event in message.events or self._decoders[message.road].feed(message.parts):
+            if message.road == "documents" and self._files is not None and self._files(event):
+                continue
+            if isinstance(event, FrameFound):
+                self._fill(event, message.received)
+            else:
+                self._join(calibration.feed(event, message.received), message.received, calibration)
 
-    def _join(self, events: list[Event], received: float) -> None:
+    def _fill(self, found: FrameFound, received: float) -> None:
+        """Give a frame that the stream has lost to its scan, as the file has it."""
+        series = self._assembler.series_of(found.uid)
+        calibration = self._calibration if self._alike else self._calibration_of_files
+        arrived = FrameArrived(-1 if series is None else series, found.frame, found.image)
+        frame = self._frame(arrived, calibration.convention(arrived.series))
+        self._hand_on(self._assembler.fill(found.uid, [] if frame is None else [frame], received))
+
+    def _join(self, events: list[Event], received: float, calibration: Calibration) -> None:
         for event in events:
-            ready = self._frame(event) if isinstance(event, FrameArrived) else event
+            arrived = isinstance(event, FrameArrived)
+            ready = self._frame(event, calibration.convention(event.series)) if arrived else event
             if ready is not None:
                 self._hand_on(self._assembler.feed(ready, received))
 
     def _tick(self, now: float) -> None:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
-            self._join(self._calibration.tick(now), now)
+            for calibration in (self._calibration, self._calibration_of_files):
+                self._join(calibration.tick(now), now, calibration)
             self._hand_on(self._assembler.tick(now))
             self._progress = {"scans": self._assembler.open_scans, "waiting_frames": self._assembler.waiting_frames}
 
     def _hand_on(self, outputs: list[Output]) -> None:
         for output in outputs:
+            if isinstance(output, FramesMissing) and self._files is not None:
+                self._files(output)
             self._deliver(output)
 
-    def _frame(self, arrived: FrameArrived) -> Frame | None:
+    def _frame(self, arrived: FrameArrived, convention: FrameConvention) -> Frame | None:
         """Decode an image; None, and it is counted, if that is impossible."""
         try:
-            counts, mask = self._calibration.convention(arrived.series).apply(decode(arrived.image))
+            counts, mask = convention.apply(decode(arrived.image))
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self._unusable[kind]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ptyinr.types import Batch, ScanRange
+from ptyinr_stream.events import FramesMissing
 from ptyinr_stream.motors import Layout
 from ptyinr_stream.scan_report import ScanReport
 
@@ -75,18 +73,6 @@ class Joined:
     batch: Batch
     at: float = 0.0
     """When they were joined, in seconds of the clock that the assembler is given."""
-
-
-@dataclass(frozen=True, eq=False)
-class FramesMissing:
-    """A scan is over but for frames that never came though their positions are known: once, while it can wait for them.
-
-    Whoever has them in a file gives them to the assembler as any other frame, under the number of the scan's series.
-    """
-
-    uid: str
-    indices: NDArray[np.int64]
-    """(n,) ascending."""
 
 
 @dataclass(frozen=True)

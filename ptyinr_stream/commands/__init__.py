@@ -1,4 +1,4 @@
-"""The offline commands, one file each, and what they share with the live ones: consoles, options, complaints."""
+"""Commands, one file each, and what they share with those in `cli`: consoles, options, complaints."""
 
 from __future__ import annotations
 

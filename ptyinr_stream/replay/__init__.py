@@ -3,43 +3,42 @@
 | road | wire | socket |
 |---|---|---|
 | documents | Bluesky's, msgpack | PUB |
-| frames | SIMPLON 1, bitshuffled LZ4 | PUB, or PUSH as a detector has it |
+| frames | one of `wires` | PUB or PUSH, as the original |
 | positions | HXN's PandA JSON, encoder counts | PUB |
 
-Nothing is sent before every road has a receiver, and nothing is dropped: what a subscriber has not taken waits in
-memory. `messages` says what is sent; here are the sockets and the clock.
+Nothing is sent before every road has a receiver, and nothing is dropped but on purpose: what a subscriber has not taken
+waits in memory. `script` says what is sent, `wires` how frames are spelled, `faults` what goes wrong on the way; here
+is the clock.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
-import zmq
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import PositionsConfig
-from ptyinr_stream.errors import EndpointError, ScanFileError
+from ptyinr_stream.errors import ConfigError, ScanFileError
 from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.plugins import load_plugin, plugin_names
 
-from .messages import (
-    HXN_ENCODERS,
-    document_message,
-    encoder_counts,
-    image_parts,
-    json_message,
-    position_messages,
-    run_documents,
-    series_header_parts,
-)
+from .faults import ROADS, Faults, Ledger, Road, disturbed
+from .messages import HXN_ENCODERS, encoder_counts, samples_of
+from .script import Run, Script
+from .sockets import Roads
+from .wires import FrameEncoder
 
-__all__ = ["HXN_ENCODERS", "Endpoints", "Replay", "ReplayReport"]
+__all__ = ["HXN_ENCODERS", "WIRES", "Endpoints", "Faults", "Replay", "ReplayReport"]
 
-_LINGER_MS = 10_000  # for the last messages to leave a closing socket
+WIRES = plugin_names(f"{__name__}.wires")
+"""The forms in which frames can be sent."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +50,38 @@ class Endpoints:
     positions: str = "tcp://127.0.0.1:6666"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReplayReport:
-    """What was sent."""
+    """What was sent, and so what a receiver that loses nothing must have."""
 
     uid: str
     scan_id: int
     series: int
     frames: int
+    """Of the scan."""
+    whole: NDArray[np.bool_]
+    """(n,) whether a frame went out whole: where parts travel alone, in order and with nothing between."""
+    samples: NDArray[np.int64]
+    """(n,) how many encoder samples of each frame went out."""
+    samples_per_frame: int
     positions_m: NDArray[np.float64]
-    """(n, 2) metres, as the mean of each frame's encoder counts gives them."""
+    """(n, 2) metres, as the mean of those of a frame's encoder counts that went out gives them; NaN where none did."""
+    messages: dict[Road, dict[str, int]]
+    """What became of the messages of each road: `sent`, `dropped`, `duplicated`, `reordered`, `late`."""
     started: float
     """When the first exposure began, seconds of the Unix epoch."""
     ended: float
-    """When the stop document was sent."""
+    """When the last message was sent."""
+
+    @property
+    def pairable(self) -> NDArray[np.int64]:
+        """Numbers of the frames that went out whole with all their encoder samples."""
+        return np.flatnonzero(self.whole & (self.samples == self.samples_per_frame))
+
+    @property
+    def partial(self) -> NDArray[np.int64]:
+        """Numbers of the frames that went out whole with some of their encoder samples."""
+        return np.flatnonzero(self.whole & (self.samples > 0) & (self.samples < self.samples_per_frame))
 
 
 class Replay:
@@ -85,11 +102,14 @@ class Replay:
         endpoints: Endpoints,
         positions: PositionsConfig = HXN_ENCODERS,
         *,
+        wire: str = "hxn",
         rate_hz: float = 100.0,
         bind: bool = True,
-        frames_socket: Literal["pub", "push"] = "pub",
-        multipart: bool = True,
         prefix: str = "",
+        faults: Faults | None = None,
+        warm_up: bool = False,
+        frames_key: bytes | None = None,
+        folder: Path = Path(),
         series: int | None = None,
         scan_id: int | None = None,
         wait_s: float = 60.0,
@@ -102,18 +122,22 @@ class Replay:
             scan: what to send, in whole counts; masked pixels go out as the largest value, as a detector marks them.
             endpoints: where.
             positions: the encoders, as the receiver is configured to read them.
+            wire: how frames are sent, one of `WIRES`.
             rate_hz: frames a second.
             bind: wait for receivers at the endpoints; False connects to receivers that bind.
-            frames_socket: the frames' kind of socket.
-            multipart: send a frame as one message, as a detector does; False sends each part alone, as HXN's proxy.
             prefix: of the documents.
+            faults: what happens to messages on their way; None lets them all through.
+            warm_up: send a series of one frame before each run, as an Eiger does when its exposure time changes.
+            frames_key: the CURVE secret key in Z85 with which frames are encrypted; None leaves them plain.
+            folder: for the wire that writes files, and leaves them there.
             series: of the first run, counted up; None begins at the clock's seconds, to grow from process to process.
             scan_id: likewise.
             wait_s: how long to wait for receivers, and for one that has stopped reading.
             flush_s: how much of the scan's time a message of positions covers.
-            progress: called with the number of frames sent.
+            progress: called with the number of frames exposed.
 
         Raises:
+            ConfigError: there is no such wire, or it has not what is asked of it.
             EndpointError: an endpoint is in use or malformed.
             ScanFileError: the scan's counts are not whole.
         """
@@ -122,21 +146,23 @@ class Replay:
                 f"{scan.name}: its counts are not whole numbers, which is all that a detector sends: replay a scan "
                 f"with photon noise, or round them (--round)"
             )
-        self._scan, self._positions = scan, positions
-        self._rate_hz, self._flush_s, self._wait_s = rate_hz, flush_s, wait_s
-        self._multipart, self._prefix, self._progress = multipart, prefix, progress
+        encoder: FrameEncoder = load_plugin(f"{__name__}.wires", wire).Encoder(scan, rate_hz, folder)
+        faults = faults or Faults()
+        if encoder.socket is None and (warm_up or frames_key or faults.touch("frames")):
+            raise ConfigError(
+                f"wire {wire!r} sends no frames: there is nothing to encrypt, to warm up or to lose; faults may act on "
+                "positions and documents"
+            )
+        self._script = Script(scan, encoder, positions, rate_hz=rate_hz, flush_s=flush_s, prefix=prefix)
+        self._positions, self._frames, self._progress = positions, len(scan.counts), progress
+        self._counts = encoder_counts(scan.positions_m, positions)  # (n, samples, 2)
+        self._faults, self._warm_up = faults, warm_up
         self._series = int(time.time()) if series is None else series
         self._scan_id = int(time.time()) if scan_id is None else scan_id
-        self._context = zmq.Context()
-        self._topics: dict[zmq.Socket[bytes], set[bytes]] = {}  # what is subscribed to, of the sockets that publish
-        try:
-            self._documents = self._open(endpoints.documents, zmq.XPUB, bind)
-            self._frames = self._open(endpoints.frames, zmq.PUSH if frames_socket == "push" else zmq.XPUB, bind)
-            self._encoders = self._open(endpoints.positions, zmq.XPUB, bind)
-        except EndpointError:
-            self.close()
-            raise
-        self.endpoints = Endpoints(_address(self._documents), _address(self._frames), _address(self._encoders))
+        self._runs = 0
+        at: dict[Road, str] = {road: getattr(endpoints, road) for road in ROADS if encoder.socket or road != "frames"}
+        self._roads = Roads(at, encoder.socket or "pub", bind=bind, wait_s=wait_s, frames_key=frames_key)
+        self.endpoints = replace(endpoints, **self._roads.endpoints)
 
     def __enter__(self) -> Self:
         return self
@@ -146,7 +172,7 @@ class Replay:
 
     def close(self) -> None:
         """Close the sockets; waits at most 10 s for what has not left yet."""
-        self._context.destroy(_LINGER_MS)
+        self._roads.close()
 
     def run(self, uid: str | None = None) -> ReplayReport:
         """Send the scan once, as a new run with the next series and scan id; returns when all is sent.
@@ -155,85 +181,39 @@ class Replay:
             EndpointError: a road has no receiver, or one that does not read.
             GeometryError: the wavelength is beyond a Si(111) monochromator, whose angle the documents tell.
         """
-        self._await_receivers()
-        scan, series, scan_id = self._scan, self._series, self._scan_id
-        self._series, self._scan_id = series + 1, scan_id + 1
-        counts = encoder_counts(scan.positions_m, self._positions)  # (n, samples, 2)
-        messages = position_messages(counts, self._positions, self._rate_hz, self._flush_s)
-        documents = run_documents(scan, self._positions, uid, scan_id, self._rate_hz)
-        (_, start), *_ = [self._document(*next(documents)) for _ in ("start", "descriptor", "baseline")]
-        armed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
-        self._send_json({"msg_type": "start", "arm_time": armed, "start_time": armed, "hw_time_offset_ns": None})
-        self._send(self._frames, series_header_parts(scan, series, self._rate_hz))
-        started, clock = time.time(), time.monotonic()
-        emitted, complete = 0, next(messages)
-        trusted, marked = scan.mask, np.iinfo(scan.counts.dtype).max
-        for frame, measured in enumerate(scan.counts):
-            pixels = measured if trusted is None else np.where(trusted, measured, marked)
+        self._roads.await_receivers()
+        run = self._next_run(uid or str(uuid.uuid4()))
+        ledger = Ledger(self._frames, samples_of(self._positions))
+        became: dict[Road, Counter[str]] = {road: Counter() for road in ROADS}
+        script = self._script.messages(run, self._counts)
+        started, clock, told = time.time(), time.monotonic(), 0
+        for at_s, message in disturbed(script, self._faults, became, self._runs):
             # Deadlines since the start: what single sleeps miss does not add up.
-            time.sleep(max(0.0, clock + (frame + 1) / self._rate_hz - time.monotonic()))
-            self._send(self._frames, image_parts(pixels, series, frame, self._rate_hz))
-            while complete is not None and complete[0] <= frame:
-                self._send_json(complete[1])
-                emitted, complete = emitted + 1, next(messages, None)
-            if self._progress is not None:
-                self._progress(frame + 1)
-        self._send(self._frames, [json_message({"htype": "dseries_end-1.0", "series": series})])
-        self._send_json({"msg_type": "stop", "emitted_frames": emitted})
-        for name, document in documents:
-            self._document(name, document)
+            time.sleep(max(0.0, clock + at_s - time.monotonic()))
+            self._roads.send(message.road, message.parts)
+            ledger.note(message)
+            for frame in range(told, message.exposed):
+                told = frame + 1
+                if self._progress is not None:
+                    self._progress(told)
         um_per_count = [axis.um_per_count for axis in self._positions.axes]
-        positions_m = 1e-6 * counts.mean(axis=1) * um_per_count
-        return ReplayReport(start["uid"], scan_id, series, len(scan.counts), positions_m, started, time.time())
+        return ReplayReport(
+            uid=run.uid,
+            scan_id=run.scan_id,
+            series=run.series,
+            frames=self._frames,
+            whole=ledger.whole,
+            samples=ledger.samples.sum(axis=1),
+            samples_per_frame=samples_of(self._positions),
+            positions_m=ledger.positions_m(self._counts, um_per_count),
+            messages={road: dict(counts) for road, counts in became.items()},
+            started=started,
+            ended=time.time(),
+        )
 
-    def _open(self, endpoint: str, kind: int, bind: bool) -> zmq.Socket[bytes]:
-        socket = self._context.socket(kind)
-        if kind == zmq.XPUB:
-            socket.sndhwm = 0  # beyond a limit it would drop
-            self._topics[socket] = set()
-        else:
-            socket.sndtimeo = int(1000 * self._wait_s)
-            socket.immediate = True  # nothing is queued for a receiver that has not come
-        try:
-            (socket.bind if bind else socket.connect)(endpoint)
-        except zmq.ZMQError as error:
-            done = "bound" if bind else "connected to"
-            raise EndpointError(f"{endpoint}: cannot be {done}: {error.strerror}") from error
-        return socket
-
-    def _await_receivers(self) -> None:
-        deadline = time.monotonic() + self._wait_s
-        for road, socket in (("documents", self._documents), ("frames", self._frames), ("positions", self._encoders)):
-            if not self._has_receiver(socket, deadline):
-                raise EndpointError(f"{_address(socket)}: nobody has come for the {road} within {self._wait_s:g} s")
-
-    def _has_receiver(self, socket: zmq.Socket[bytes], deadline: float) -> bool:
-        topics = self._topics.get(socket)
-        if topics is None:
-            return bool(socket.poll(_until_ms(deadline), zmq.POLLOUT))
-        while socket.poll(0 if topics else _until_ms(deadline)):  # takes note of all that has come, waits for the first
-            message = socket.recv()
-            (topics.add if message[:1] == b"\x01" else topics.discard)(message[1:])
-        return bool(topics)
-
-    def _send(self, socket: zmq.Socket[bytes], parts: list[bytes]) -> None:
-        try:
-            for message in [parts] if self._multipart else [[part] for part in parts]:
-                socket.send_multipart(message)
-        except zmq.Again as error:
-            raise EndpointError(f"{_address(socket)}: the receiver has not read for {self._wait_s:g} s") from error
-
-    def _send_json(self, message: dict[str, Any]) -> None:
-        self._send(self._encoders, [json_message(message)])
-
-    def _document(self, name: str, document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        self._send(self._documents, [document_message(self._prefix, name, document)])
-        return name, document
-
-
-def _address(socket: zmq.Socket[bytes]) -> str:
-    return socket.get_string(zmq.LAST_ENDPOINT)
-
-
-def _until_ms(deadline: float) -> int:
-    return max(0, int(1000 * (deadline - time.monotonic())))
+    def _next_run(self, uid: str) -> Run:
+        self._runs += 1
+        warm_up = self._series if self._warm_up else None
+        run = Run(uid, self._scan_id, self._series + self._warm_up, warm_up)
+        self._scan_id, self._series = run.scan_id + 1, run.series + 1
+        return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgpack_numpy
 import numpy as np
-from event_model import compose_run
+from event_model import ComposeRunBundle, ComposeStreamDatum, StreamRange, compose_run, compose_stream_resource
 from numpy.typing import NDArray
 
 from ptyinr_stream.config import AxisConfig, PositionsConfig
@@ -27,6 +28,9 @@ HXN_ENCODERS = PositionsConfig(
 """Interferometers of the zone plate stage: zpssx along axis 0, zpssy along axis 1."""
 
 _TYPE = "2D_FLY_PANDA"
+IMAGE_KEY = "eiger2_image"
+"""Data key of the frames."""
+
 _MOTORS = ("zpssx", "zpssy")  # fast, slow
 
 
@@ -40,12 +44,12 @@ def document_message(prefix: str, name: str, document: dict[str, Any]) -> bytes:
     return b" ".join([prefix.encode(), name.encode(), msgpack_numpy.packb(document)])
 
 
-def series_header_parts(scan: RecordedScan, series: int, rate_hz: float) -> list[bytes]:
-    """What the detector says when it is armed."""
-    frames, h, w = scan.counts.shape
+def series_header_parts(scan: RecordedScan, series: int, rate_hz: float, frames: int | None = None) -> list[bytes]:
+    """What the detector says when it is armed for `frames`, by default all of the scan's."""
+    n, h, w = scan.counts.shape
     configuration = {
         "nimages": 1,
-        "ntrigger": frames,
+        "ntrigger": n if frames is None else frames,
         "trigger_mode": "exte",
         "bit_depth_image": 8 * scan.counts.itemsize,
         "x_pixels_in_detector": w,
@@ -82,7 +86,7 @@ def encoder_counts(positions_m: NDArray[np.float64], positions: PositionsConfig)
     before = np.diff(positions_m, axis=0, prepend=positions_m[:1])
     after = np.diff(positions_m, axis=0, append=positions_m[-1:])
     step = np.where(np.abs(before) < np.abs(after), before, after)  # never the fly-back between lines
-    samples = _samples(positions)
+    samples = samples_of(positions)
     phase = (np.arange(samples) + 0.5) / samples - 0.5
     path_m = positions_m[:, None] + phase[:, None] * step[:, None]  # (n, samples, 2)
     exact = 1e6 * path_m / [axis.um_per_count for axis in positions.axes]
@@ -124,28 +128,93 @@ def run_documents(
     Raises:
         GeometryError: no angle of a Si(111) monochromator gives the scan's wavelength.
     """
-    readings = {"dcm_th": _monochromator_deg(scan.geometry.energy_kev), "zpsth": scan.angle_deg}
-    run = compose_run(uid=uid or str(uuid.uuid4()), metadata=_start_metadata(scan, positions, scan_id, rate_hz))
-    yield "start", dict(run.start_doc)
-    motor = {"source": "REPLAY", "dtype": "number", "shape": []}
-    baseline = run.compose_descriptor("baseline", dict.fromkeys(readings, motor))
-    yield "descriptor", dict(baseline.descriptor_doc)
-    yield "event", dict(baseline.compose_event(readings, dict.fromkeys(readings, time.time())))
-    samples = _samples(positions) * len(scan.counts)
-    encoder = {"source": "PANDA", "dtype": "array", "dtype_str": "<i4", "shape": [samples], "external": "FILESTORE:"}
-    image = {"source": "REPLAY", "dtype": "array", "shape": list(scan.counts.shape), "external": "FILESTORE:"}
-    keys = {"inenc2_val": encoder, "inenc3_val": encoder, "eiger2_image": image}
-    primary = run.compose_descriptor("primary", keys)
-    yield "descriptor", dict(primary.descriptor_doc)
-    # HXN's page names files, and there are none.
-    page = primary.compose_event_page(
-        data={key: [f"{uuid.uuid4()}/0"] for key in keys},
-        timestamps={key: [time.time()] for key in keys},
-        filled={key: [False] for key in keys},
-    )
-    yield "event_page", dict(page)
-    yield "event", dict(baseline.compose_event(readings, dict.fromkeys(readings, time.time())))
-    yield "stop", dict(run.compose_stop())
+    run = RunDocuments(scan, positions, uid, scan_id, rate_hz)
+    yield from run.opening()
+    yield from run.at_the_end()
+    yield from run.closing()
+
+
+class RunDocuments:
+    """Names and documents of a run, each composed, and so dated, when it is asked for.
+
+    Raises:
+        GeometryError: no angle of a Si(111) monochromator gives the scan's wavelength.
+    """
+
+    def __init__(
+        self, scan: RecordedScan, positions: PositionsConfig, uid: str | None, scan_id: int, rate_hz: float
+    ) -> None:
+        self._scan = scan
+        self._readings = {"dcm_th": _monochromator_deg(scan.geometry.energy_kev), "zpsth": scan.angle_deg}
+        self._samples = samples_of(positions) * len(scan.counts)
+        metadata = _start_metadata(scan, positions, scan_id, rate_hz)
+        self._run = compose_run(uid=uid or str(uuid.uuid4()), metadata=metadata)
+        motor = {"source": "REPLAY", "dtype": "number", "shape": []}
+        self._baseline = self._run.compose_descriptor("baseline", dict.fromkeys(self._readings, motor))
+
+    def opening(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Three: before the first frame."""
+        yield "start", dict(self._run.start_doc)
+        yield "descriptor", dict(self._baseline.descriptor_doc)
+        yield self._reading()
+
+    def at_the_end(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """As at HXN: one page names files with everything in it, and here there are none."""
+        scan, samples = self._scan, [self._samples]
+        encoder = {"source": "PANDA", "dtype": "array", "dtype_str": "<i4", "shape": samples, "external": "FILESTORE:"}
+        image = {"source": "REPLAY", "dtype": "array", "shape": list(scan.counts.shape), "external": "FILESTORE:"}
+        keys = {"inenc2_val": encoder, "inenc3_val": encoder, IMAGE_KEY: image}
+        primary = self._run.compose_descriptor("primary", keys)
+        yield "descriptor", dict(primary.descriptor_doc)
+        page = primary.compose_event_page(
+            data={key: [f"{uuid.uuid4()}/0"] for key in keys},
+            timestamps={key: [time.time()] for key in keys},
+            filled={key: [False] for key in keys},
+        )
+        yield "event_page", dict(page)
+
+    def file_of_images(self, uri: str, dataset: str) -> FileDocuments:
+        """As ophyd-async does: the images lie in one file, which grows."""
+        return FileDocuments(self._run, self._scan, uri, dataset)
+
+    def closing(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Two: after the last frame."""
+        yield self._reading()
+        yield "stop", dict(self._run.compose_stop())
+
+    def _reading(self) -> tuple[str, dict[str, Any]]:
+        return "event", dict(self._baseline.compose_event(self._readings, dict.fromkeys(self._readings, time.time())))
+
+
+class FileDocuments:
+    """Documents of a file with the images of a run."""
+
+    def __init__(self, run: ComposeRunBundle, scan: RecordedScan, uri: str, dataset: str) -> None:
+        shape, dtype = [1, *scan.counts.shape[1:]], scan.counts.dtype.newbyteorder("<").str
+        image = {"source": "REPLAY", "dtype": "array", "dtype_numpy": dtype, "shape": shape, "external": "STREAM:"}
+        self._descriptor = run.compose_descriptor("primary", {IMAGE_KEY: image}).descriptor_doc
+        self._resource = compose_stream_resource(
+            start=run.start_doc,
+            mimetype="application/x-hdf5",
+            uri=uri,
+            data_key=IMAGE_KEY,
+            parameters={"dataset": dataset, "chunk_shape": shape},
+        ).stream_resource_doc
+        self._compose = ComposeStreamDatum(self._resource, itertools.count())
+
+    def introduction(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Two that name the file."""
+        yield "descriptor", dict(self._descriptor)
+        yield "stream_resource", dict(self._resource)
+
+    def written(self, start: int, stop: int) -> tuple[str, dict[str, Any]]:
+        """Say that frames `start` to `stop` can be read."""
+        datum = self._compose(
+            indices=StreamRange(start=start, stop=stop),
+            seq_nums=StreamRange(start=start + 1, stop=stop + 1),
+            descriptor=self._descriptor,
+        )
+        return "stream_datum", dict(datum)
 
 
 def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int, rate_hz: float) -> dict[str, Any]:
@@ -181,7 +250,8 @@ def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int
     }
 
 
-def _samples(positions: PositionsConfig) -> int:
+def samples_of(positions: PositionsConfig) -> int:
+    """Encoder samples of a frame."""
     return positions.samples(_TYPE) or 1
 
 

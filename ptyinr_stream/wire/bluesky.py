@@ -1,29 +1,33 @@
-"""Bluesky documents as `bluesky.callbacks.zmq` publishes them: `prefix b" " name b" " payload`, the payload in msgpack.
+"""Bluesky documents as `bluesky.callbacks.zmq` publishes them: `prefix b" " name b" " payload`, in one part.
 
-Nothing is ever unpickled: a pickle is a wish to run code here. Bluesky's publisher pickles by default, and
-msgpack_numpy pickles arrays of objects. Arrays of plain numbers and strings are read.
+The payload is msgpack, with arrays as msgpack_numpy spells them, or JSON. Bluesky's own default is pickle, and a pickle
+is a wish to run code here: it is refused, unless the configuration accepts it from anybody. msgpack_numpy would also
+unpickle arrays of objects: those are refused always, and arrays of plain numbers and strings are read.
 
-`Decoder.counts`: `documents` read; the names of documents that say nothing to us (`descriptor`, `event` ...);
-`other_prefix`; `unknown_name`; `pickle_refused`; `object_refused`; `undecodable`; `bad_document` without the keys it
-must have.
+`Decoder.counts`: `documents` read; the names of documents that say nothing to us (`bulk_events`; an `event` of a run
+that began before we listened); `other_prefix`; `unknown_name`; `pickle_refused`; `object_refused`; `undecodable`;
+`bad_document` without what it must have; `datum_unknown`. The first of each kind that is passed over is logged.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import pickle
 import re
 from collections import Counter
 from typing import Any
 
 import msgpack
 import numpy as np
-from event_model import DocumentNames
 
+from ptyinr_stream.documents import NAMES, DocumentReader
 from ptyinr_stream.errors import WireError
-from ptyinr_stream.events import BaselineRead, Event, RunStarted, RunStopped
+from ptyinr_stream.events import Event
+
+_log = logging.getLogger(__name__)
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?[biufcSU]\d{1,6}")
-_UID = re.compile(r"\w[\w.-]{0,127}", re.ASCII)  # becomes the name of folders and of containers
-_MOST_BASELINES = 64  # runs whose stop document was lost
 _MALFORMED = (KeyError, OverflowError, RecursionError, TypeError, ValueError, msgpack.exceptions.UnpackException)
 
 
@@ -37,82 +41,67 @@ class Decoder:
     ([], 1)
     """
 
-    def __init__(self, *, prefix: str = "") -> None:
+    def __init__(self, *, prefix: str = "", unpickle_from_anybody: bool = False) -> None:
+        """`unpickle_from_anybody` runs whatever code the sender of a pickle wrote into it."""
         self.counts: Counter[str] = Counter()
         self._prefix = prefix.encode()
-        self._baselines: dict[str, str] = {}  # descriptor uid -> run uid
+        self._unpickle = unpickle_from_anybody
+        self._reader = DocumentReader(self.counts)
 
     def feed(self, parts: list[bytes]) -> list[Event]:
         """Read one message. Never raises."""
         events: list[Event] = []
         for part in parts:
             try:
-                events += self._document(*self._unpack(part))
+                name, document = self._unpack(part)
+                said = self._reader.read(name, document)
             except WireError as error:
+                if not self.counts[error.kind]:
+                    _log.warning("documents: %s; later ones of this kind are only counted", error)
                 self.counts[error.kind] += 1
+            else:
+                self.counts[name if said is None else "documents"] += 1
+                events += said or []
         return events
 
     def _unpack(self, message: bytes) -> tuple[str, dict[str, Any]]:
         prefix, _, rest = message.partition(b" ")
         name, _, payload = rest.partition(b" ")
         if prefix != self._prefix:
-            raise WireError("other_prefix", f"prefix {prefix[:20]!r}")
+            raise WireError("other_prefix", f"prefix {prefix[:20]!r}, where {self._prefix!r} is configured")
         if name not in _NAMES:
             raise WireError("unknown_name", f"{name[:20]!r} is not a document's name")
-        if payload.startswith(b"\x80"):  # in msgpack an empty map, which no document is
-            raise WireError("pickle_refused", "the payload is pickled: give the publisher msgpack as its serializer")
-        try:
-            document = msgpack.unpackb(payload, strict_map_key=False, object_hook=_revive)
-        except _MALFORMED as error:
-            raise WireError("undecodable", f"not msgpack: {error}") from error
+        document = self._payload(payload)
         if not isinstance(document, dict):
             raise WireError("bad_document", f"a {type(document).__name__} is not a document")
         return _NAMES[name], document
 
-    def _document(self, name: str, document: dict[str, Any]) -> list[Event]:
-        events: list[Event] = []
-        match name:
-            case "start":
-                events = [RunStarted(_uid(document, "uid"), document)]
-            case "descriptor" if document.get("name") == "baseline":
-                self._baselines[_uid(document, "uid")] = _uid(document, "run_start")
-                while len(self._baselines) > _MOST_BASELINES:
-                    del self._baselines[next(iter(self._baselines))]
-            case "event" | "event_page" if (descriptor := _uid(document, "descriptor")) in self._baselines:
-                rows = _rows(document.get("data"), paged=name == "event_page")
-                events = [BaselineRead(self._baselines[descriptor], values) for values in rows]
-            case "stop":
-                run = _uid(document, "run_start")
-                self._baselines = {key: value for key, value in self._baselines.items() if value != run}
-                status = document.get("exit_status", "success")
-                events = [RunStopped(run, status if isinstance(status, str) else "unknown")]
-            case _:
-                self.counts[name] += 1
-                return []
-        self.counts["documents"] += 1
-        return events
+    def _payload(self, payload: bytes) -> Any:
+        # In msgpack these first bytes are an empty map and the number 123, which no document is.
+        if payload.startswith(b"\x80"):
+            return self._pickled(payload)
+        try:
+            if payload.startswith(b"{"):
+                return json.loads(payload)
+            return msgpack.unpackb(payload, strict_map_key=False, object_hook=_revive)
+        except _MALFORMED as error:
+            raise WireError("undecodable", f"neither msgpack nor JSON: {error}") from error
+
+    def _pickled(self, payload: bytes) -> Any:
+        if not self._unpickle:
+            raise WireError(
+                "pickle_refused",
+                "a pickled document is refused, for whoever sends a pickle runs code in its reader. Give Bluesky's "
+                "Publisher another serializer (deploy/bluesky/publish_documents.py does) or, where nobody else reaches "
+                "the endpoint, set streams.documents.unpickle_from_anybody = true",
+            )
+        try:
+            return pickle.loads(payload)  # noqa: S301  the configuration asks for it, by a name that says what it is
+        except Exception as error:  # code of the sender may raise anything
+            raise WireError("undecodable", f"a pickle that cannot be read: {error}") from error
 
 
-_NAMES = {name.encode(): name for name in DocumentNames.__members__}
-
-
-def _uid(document: dict[str, Any], key: str) -> str:
-    value = document.get(key)
-    if not (isinstance(value, str) and _UID.fullmatch(value)):
-        raise WireError("bad_document", f"{key} is no uid")
-    return value
-
-
-def _rows(data: Any, paged: bool) -> list[dict[str, Any]]:
-    """The readings of an event, or of each event of a page."""
-    if not isinstance(data, dict):
-        raise WireError("bad_document", "an event needs data")
-    if not paged:
-        return [data]
-    columns = [column.tolist() if isinstance(column, np.ndarray) else column for column in data.values()]
-    if not all(isinstance(column, list) for column in columns):
-        raise WireError("bad_document", "the data of an event page must be lists")
-    return [dict(zip(data, row, strict=True)) for row in zip(*columns, strict=False)]
+_NAMES = {name.encode(): name for name in NAMES}
 
 
 def _revive(value: dict[Any, Any]) -> Any:

@@ -15,7 +15,7 @@ announced, or that belong to an image that was lost; `appendix` JSON that users 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,7 @@ from .codecs import decode
 
 _LARGEST_HEADER = 2**20  # bytes: a configuration has some thousand
 _UNPROVEN = 8  # images that do not match their hash, and none that did: then it is the hash of something else
+_REMEMBERED = 64  # headers whose bytes may come with another one
 _DTYPES = {name: np.dtype(name) for name in ("uint8", "uint16", "uint32")}
 _TABLE_DTYPES = _DTYPES | {"float32": np.dtype(np.float32)}
 _TABLES = ("flatfield", "mask", "countrate")
@@ -78,7 +79,7 @@ class Decoder:
 
     >>> decoder = Decoder()
     >>> decoder.feed([b'{"htype":"dheader-1.0","series":4,"header_detail":"none"}'])
-    [SeriesStarted(series=4, expected=None, header={})]
+    [SeriesStarted(series=4, expected=None, header={}, run=None)]
     >>> _ = decoder.feed([b'{"htype":"dimage-1.0","series":4,"frame":0}'])
     >>> _ = decoder.feed([b'{"htype":"dimage_d-1.0","shape":[9,8],"type":"uint8","encoding":"<","size":72}'])
     >>> [frame] = decoder.feed([bytes(72)])
@@ -96,7 +97,8 @@ class Decoder:
         self._image: _OpenImage | None = None
         self._delivered: tuple[int, int] | None = None  # series and frame of the image that the last part completed
         self._hash_covers_bytes: bool | None = None
-        self._held: list[FrameArrived] = []  # until that is known
+        self._claimed: deque[str] = deque(maxlen=_REMEMBERED)  # hashes of the newest headers
+        self._held: list[tuple[FrameArrived, str]] = []  # with the hashes of their bytes, until that is known
 
     def feed(self, parts: list[bytes]) -> list[Event]:
         """Read the parts of one message, in order. Never raises."""
@@ -165,7 +167,11 @@ class Decoder:
         self._close_torn()
         self._detailed = None
         if is_number(header.get("series")) and is_number(header.get("frame")):
-            self._image = _OpenImage(header["series"], header["frame"], _hash(header))
+            self._image = _OpenImage(header["series"], header["frame"], digest := _hash(header))
+            if digest is not None:
+                self._claimed.append(digest)
+                if any(held == digest for _, held in self._held):
+                    self._prove()
         else:
             self.counts["bad_header"] += 1
 
@@ -193,27 +199,34 @@ class Decoder:
         """The frames that may go on, this one last.
 
         Parts that travel alone can be lost four at a time: then the bytes of one image follow the header of another.
-        Only the hash tells. What it covers is written nowhere: the first match proves that it is the bytes, and until
-        then frames that do not match are held, so that a stream that begins with a loss begins with no wrong frame.
+        Only the hash tells. What it covers is written nowhere: the first bytes that match it, or that of another
+        header, prove that it is the bytes. Until then frames that do not match are held, so that a stream that begins
+        with a loss begins with no wrong frame.
         """
         if digest is None:
             return [frame]
-        if hashlib.md5(frame.image.data, usedforsecurity=False).hexdigest() == digest:
-            self._hash_covers_bytes = True
-            if self._held:
-                self.counts["mismatched"] += len(self._held)
-                self._held = []
+        actual = hashlib.md5(frame.image.data, usedforsecurity=False).hexdigest()
+        if actual == digest or actual in self._claimed:
+            self._prove()
+        if actual == digest:
             return [frame]
         if self._hash_covers_bytes:
             self.counts["mismatched"] += 1
             return []
         self.counts["unproven"] += 1
-        self._held.append(frame)
+        self._held.append((frame, actual))
         if self._hash_covers_bytes is None and len(self._held) < _UNPROVEN:
             return []
         self._hash_covers_bytes = False
-        believed, self._held = self._held, []
+        believed, self._held = [held for held, _ in self._held], []
         return believed
+
+    def _prove(self) -> None:
+        """Take it that the hash covers the bytes: then no frame that is held was right."""
+        self._hash_covers_bytes = True
+        if self._held:
+            self.counts["mismatched"] += len(self._held)
+            self._held = []
 
     def _times(self, header: dict[str, Any], delivered: tuple[int, int] | None) -> Iterator[FrameTimed]:
         if self._image is not None:

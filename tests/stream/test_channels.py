@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from ptyinr_stream.channels import Inbox, Message
+from ptyinr_stream.events import EncodedImage, FrameArrived, FrameFound, PositionsArrived, SeriesStarted
 
 
 @pytest.fixture
@@ -83,3 +85,10 @@ def test_many_senders_lose_nothing_in_a_small_inbox(pool):
     assert all(all(sender.result(timeout=5)) for sender in senders)
     assert sorted(item.received for item in taken) == sorted(3 * list(map(float, range(100))))
     assert inbox.high_water_bytes <= 5
+
+
+def test_what_a_source_has_decoded_counts_by_its_images_and_samples():
+    image = EncodedImage(bytes(70), (7, 10), np.dtype(np.uint8), "<")
+    samples = PositionsArrived(0, {"x": np.zeros(3), "y": np.zeros(3)})
+    events = (SeriesStarted(1), FrameArrived(1, 0, image), FrameFound("a", 1, image), samples)
+    assert Message("files", [], 0.0, events).size == 70 + 70 + 48

@@ -51,8 +51,11 @@ def test_the_beamline_file_holds_no_host_name_and_no_secret_of_the_beamline() ->
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output"),
-        ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, channel, server_key_env"),
+        ("stream", "streams, geometry, frames, positions, files, assembly, training, tiled, output"),
+        (
+            "streams.frames.wires",
+            "endpoint, wire, socket, bind, prefix, channel, server_key_env, unpickle_from_anybody",
+        ),
         (
             "geometry.detector_pixel",
             "detector, detector_pixel_um, detector_pixels_um, distance_m, distances_m, energy_kev, energy_from",
@@ -120,6 +123,45 @@ def test_positions_need_both_axes_or_the_names_of_motors() -> None:
     assert "assembly.without_documents needs positions.axis0 and axis1" in complaint(values)
     with pytest.raises(ConfigError, match="axis0 and axis1 are not both given"):
         _ = parse_config(changed("positions", {"table": "hxn"})).positions.axes
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:5568", "tcp://localhost:*", "tcp://[::1]:5568", "ipc:///run/documents"]
+)
+def test_pickles_are_accepted_on_loopback_where_that_is_asked_for_by_name(endpoint: str) -> None:
+    values = changed("streams.documents.unpickle_from_anybody", True)
+    values["streams"]["documents"]["endpoint"] = endpoint
+    assert parse_config(values).streams.documents.unpickle_from_anybody
+    assert not parse_config(VALUES).streams.documents.unpickle_from_anybody
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://10.0.0.5:5568", "tcp://*:5568", "tcp://0.0.0.0:5568", "tcp://hxn.org:1"])
+def test_pickles_from_the_network_are_never_accepted(endpoint: str) -> None:
+    values = changed("streams.documents.unpickle_from_anybody", True)
+    values["streams"]["documents"]["endpoint"] = endpoint
+    said = complaint(values)
+    assert said.startswith(
+        f"hxn.toml: streams.documents: unpickle_from_anybody would let everybody who reaches {endpoint}"
+    )
+    assert "loopback" in said
+    assert "serializer" in said
+
+
+def test_only_documents_can_be_pickled() -> None:
+    assert "nothing is pickled on 'panda'" in complaint(changed("streams.positions.unpickle_from_anybody", True))
+
+
+def test_frames_come_by_a_stream_or_by_a_data_key() -> None:
+    values = changed("files.paths", {"/data": "/mnt/data"})
+    del values["streams"]["frames"], values["streams"]["positions"]
+    assert complaint(values) == (
+        "hxn.toml: file: streams.frames is missing, or files.frames_key to read the frames from files"
+    )
+    values["files"]["frames_key"] = "eiger"
+    config = parse_config(values)
+    assert config.streams.frames is config.streams.positions is None
+    assert config.reads_files
+    assert not parse_config(VALUES).reads_files
 
 
 def test_every_problem_gets_a_line() -> None:

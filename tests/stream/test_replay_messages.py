@@ -8,7 +8,13 @@ from ptyinr.types import HC_KEV_M, ScanGeometry
 from ptyinr_stream.config import AxisConfig, PositionsConfig
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.formats import RecordedScan
-from ptyinr_stream.replay.messages import HXN_ENCODERS, encoder_counts, position_messages, run_documents
+from ptyinr_stream.replay.messages import (
+    HXN_ENCODERS,
+    RunDocuments,
+    encoder_counts,
+    position_messages,
+    run_documents,
+)
 
 
 def raster(points=6, lines=4, step_m=5e-8):
@@ -69,6 +75,24 @@ def test_the_documents_are_those_of_a_fly_scan_and_valid():
     assert (start["scan"]["dwell"], start["scan"]["detector_distance"], start["scan_id"]) == (0.005, 1.92, 12)
     assert stop["num_events"] == {"baseline": 2, "primary": 1}
     assert len({document["uid"] for name, document in named if name != "event_page"}) == 6
+
+
+def test_documents_of_a_file_that_grows_are_those_of_ophyd_async_and_valid():
+    run = RunDocuments(scan(raster()), HXN_ENCODERS, None, 12, 200.0)
+    file = run.file_of_images("file://localhost/scan.h5", "/entry/data/data")
+    named = [*run.opening(), *file.introduction(), file.written(0, 10), file.written(10, 24), *run.closing()]
+    assert [name for name, _ in named[3:]] == [
+        "descriptor", "stream_resource", "stream_datum", "stream_datum", "event", "stop",
+    ]  # fmt: skip
+    for name, document in named:
+        schema_validators[DocumentNames[name]].validate(document)
+    descriptor, resource, first, second = (document for _, document in named[3:7])
+    assert descriptor["data_keys"]["eiger2_image"]["shape"] == [1, 8, 10]
+    assert (resource["data_key"], resource["run_start"]) == ("eiger2_image", named[0][1]["uid"])
+    assert resource["parameters"]["dataset"] == "/entry/data/data"
+    assert {first["descriptor"], second["descriptor"]} == {descriptor["uid"]}
+    assert (first["uid"], second["uid"]) == (f"{resource['uid']}/0", f"{resource['uid']}/1")
+    assert (second["indices"], second["seq_nums"]) == ({"start": 10, "stop": 24}, {"start": 11, "stop": 25})
 
 
 def test_the_monochromator_angle_gives_the_wavelength_by_the_formula_of_hxn():

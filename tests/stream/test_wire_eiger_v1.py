@@ -269,6 +269,18 @@ def test_a_stream_that_begins_with_a_loss_begins_with_no_wrong_frame(encoding):
     assert list(frames(fed(Decoder(), [[single] for single in parts]))) == [(7, 2)]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_bytes_with_the_hash_of_another_header_prove_what_it_covers(late):
+    parts = []
+    for frame in range(0, 40, 2):
+        here, other = image(frame, "<"), image(frame + 1, "<")
+        # The bytes come under the header of the next frame, whose own bytes are lost; or the other way round.
+        parts += [other[0], here[1], here[2], here[0]] if late else [here[0], other[0], here[1], here[2]]
+    decoder = Decoder()
+    assert fed(decoder, [[single] for single in parts]) == []
+    assert decoder.counts["mismatched"] == 20
+
+
 @pytest.mark.parametrize(
     ("times", "kind"),
     [

@@ -395,7 +395,7 @@ def test_replay_and_run_make_a_result_together(tmp_path, started, simulated):
     daemon = started("run", "--config", path)
     said = read_until(daemon, "waiting for scans")
     roads = [f"--{road}={endpoint}" for road, endpoint in re.findall(r"(\w+) +from (tcp://\S+)", said)]
-    sender = started("replay", "scan.h5", "--connect", "--rate", "200", *roads)
+    sender = started("replay", "scan.h5", "--wire", "multipart", "--connect", "--rate", "200", *roads)
     out, err = sender.communicate(timeout=LONG_S)
     assert sender.returncode == 0, err
     uid = re.search(r"run (\S+): 20 frames sent", out)[1]

@@ -92,7 +92,7 @@ def delivered(daemon: Daemon, scans: int = 1) -> bool:
 def replayed(daemon: Daemon, scan: RecordedScan, times: int = 1) -> Iterator[Future[list[Any]]]:
     """A replay that connects to the daemon, in a thread."""
     endpoints = Endpoints(**daemon.endpoints)
-    options: Any = {"rate_hz": 400.0, "bind": False, "frames_socket": "push", "prefix": "hxn", "series": SERIES}
+    options: Any = {"rate_hz": 400.0, "bind": False, "wire": "multipart", "prefix": "hxn", "series": SERIES}
     with Replay(scan, endpoints, **options) as replay, ThreadPoolExecutor(1) as pool:
         yield pool.submit(lambda: [replay.run() for _ in range(times)])
 

@@ -140,28 +140,26 @@ def test_a_whole_scan_arrives_bit_by_bit(star):
     assert [type(event) for event in documents] == [RunStarted, BaselineRead, BaselineRead, RunStopped]
     assert {event.uid for event in documents} == {"the-run"}
     assert documents[0].document["scan"]["detector_distance"] == 1.92
-    assert receiver.sizes == [{1}, {1, 2, 4}, {1}]
+    assert receiver.sizes == [{1}, {1}, {1}]
     assert receiver.decoders[1].counts == {"frames": 516}
     assert receiver.decoders[2].counts == {"messages": len(positions) - 2}
 
 
-def test_frames_are_pushed_in_single_parts_to_receivers_that_bind(short):
+def test_a_detectors_frames_are_pushed_whole_to_receivers_that_bind(short):
     with Receiver((zmq.SUB, zmq.PULL, zmq.SUB), prefix="hxn") as receiver:
         endpoints = receiver.bind()
-        replay = Replay(
-            short, endpoints, rate_hz=1000, bind=False, frames_socket="push", multipart=False, prefix="hxn", series=1
-        )
+        replay = Replay(short, endpoints, rate_hz=1000, bind=False, wire="multipart", prefix="hxn", series=1)
         with running(replay) as future:
             documents, frames, positions = receiver.listen()
             report = future.result(30)
     check_frames(frames, short, 1)
     check_positions(positions, short, report.positions_m)
     assert documents[-1] == RunStopped(report.uid)
-    assert receiver.sizes == [{1}, {1}, {1}]
+    assert receiver.sizes == [{1}, {1, 2, 4}, {1}]
 
 
 def test_each_run_has_its_own_uid_series_and_scan_id(short):
-    replay = Replay(short, ANYWHERE, rate_hz=1000, frames_socket="push")
+    replay = Replay(short, ANYWHERE, rate_hz=1000, wire="multipart")
     heard = []
     with Receiver((zmq.SUB, zmq.PULL, zmq.SUB)) as receiver:
         receiver.connect(replay.endpoints)
@@ -212,11 +210,11 @@ def test_a_malformed_endpoint_is_named(short):
         Replay(short, replace(ANYWHERE, documents="tcp://nowhere"), bind=False)
 
 
-@pytest.mark.parametrize("kind", ["pub", "push"])
+@pytest.mark.parametrize("wire", ["proxy", "multipart"])
 @pytest.mark.parametrize(("road", "absent"), [(0, "documents"), (1, "frames"), (2, "positions")])
-def test_nothing_is_sent_while_a_road_has_no_receiver(short, road, absent, kind):
-    replay = Replay(short, ANYWHERE, frames_socket=kind, wait_s=0.3)
-    with replay, Receiver((zmq.SUB, zmq.PULL if kind == "push" else zmq.SUB, zmq.SUB)) as receiver:
+def test_nothing_is_sent_while_a_road_has_no_receiver(short, road, absent, wire):
+    replay = Replay(short, ANYWHERE, wire=wire, wait_s=0.3)
+    with replay, Receiver((zmq.SUB, zmq.PULL if wire == "multipart" else zmq.SUB, zmq.SUB)) as receiver:
         for other, endpoint in enumerate(astuple(replay.endpoints)):
             if other != road:
                 receiver.sockets[other].connect(endpoint)
@@ -229,7 +227,7 @@ def test_frames_are_not_pushed_into_the_void(short):
     with Receiver((zmq.SUB, zmq.PULL, zmq.SUB)) as receiver:
         endpoints = receiver.bind()
         receiver.sockets[1].unbind(endpoints.frames)
-        replay = Replay(short, endpoints, bind=False, frames_socket="push", wait_s=1)
+        replay = Replay(short, endpoints, bind=False, wire="multipart", wait_s=1)
         with replay, ThreadPoolExecutor(1) as pool:
             future = pool.submit(replay.run)
             while not future.done():  # a socket that binds subscribes while it is polled
@@ -247,14 +245,14 @@ def test_a_subscriber_that_has_gone_is_no_receiver(short):
             future = pool.submit(replay.run)
             receiver.listen()
             future.result(30)
-        assert replay._documents.poll(10_000)  # the news that it has gone
-        replay._wait_s = 0.5
+        assert replay._roads._sockets["documents"].poll(10_000)  # the news that it has gone
+        replay._roads._wait_s = 0.5
         with pytest.raises(EndpointError, match="nobody has come for the documents"):
             replay.run()
 
 
 def test_a_puller_that_leaves_ends_the_replay_with_an_error(short):
-    replay = Replay(short, ANYWHERE, rate_hz=100, frames_socket="push", wait_s=1)
+    replay = Replay(short, ANYWHERE, rate_hz=100, wire="multipart", wait_s=1)
     with replay, Receiver((zmq.SUB, zmq.PULL, zmq.SUB)) as receiver, ThreadPoolExecutor(1) as pool:
         receiver.connect(replay.endpoints)
         future = pool.submit(replay.run)

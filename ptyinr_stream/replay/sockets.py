@@ -1,0 +1,142 @@
+"""The sockets of a replay: three roads, each with its receivers."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+import time
+from typing import Literal
+
+import zmq
+from zmq.utils import z85
+
+from ptyinr_stream.errors import ConfigError, EndpointError
+
+from .faults import Road
+
+_LINGER_MS = 10_000  # for the last messages to leave a closing socket
+
+
+class Roads:
+    """Sockets that send.
+
+    Args:
+        endpoints: of each road that has one.
+        frames_socket: the kind of the frames' socket; the others publish.
+        bind: wait for receivers at the endpoints; False connects to receivers that bind.
+        wait_s: how long to wait for receivers, and for one that has stopped reading.
+        frames_key: the CURVE secret key in Z85 with which frames are encrypted; None leaves them plain.
+
+    Raises:
+        EndpointError: an endpoint is in use or malformed.
+    """
+
+    def __init__(
+        self,
+        endpoints: dict[Road, str],
+        frames_socket: Literal["pub", "push"],
+        *,
+        bind: bool,
+        wait_s: float,
+        frames_key: bytes | None = None,
+    ) -> None:
+        self._wait_s = wait_s
+        self._context = zmq.Context()
+        self._sockets: dict[Road, zmq.Socket[bytes]] = {}
+        self._topics: dict[Road, set[bytes]] = {}  # what is subscribed to, of the roads that publish
+        try:
+            for road, endpoint in endpoints.items():
+                kind = frames_socket if road == "frames" else "pub"
+                self._sockets[road] = self._open(road, endpoint, kind, bind, frames_key if road == "frames" else None)
+        except EndpointError:
+            self.close()
+            raise
+
+    @property
+    def endpoints(self) -> dict[Road, str]:
+        """With the ports that were taken."""
+        return {road: _address(socket) for road, socket in self._sockets.items()}
+
+    def close(self) -> None:
+        """Close the sockets; waits at most 10 s for what has not left yet."""
+        self._context.destroy(_LINGER_MS)
+
+    def send(self, road: Road, parts: list[bytes]) -> None:
+        """Send one message.
+
+        Raises:
+            EndpointError: the receiver has stopped reading.
+        """
+        try:
+            self._sockets[road].send_multipart(parts)
+        except zmq.Again as error:
+            address = _address(self._sockets[road])
+            raise EndpointError(f"{address}: the receiver has not read for {self._wait_s:g} s") from error
+
+    def await_receivers(self) -> None:
+        """Return once every road has a receiver.
+
+        Raises:
+            EndpointError: a road has none in time.
+        """
+        deadline = time.monotonic() + self._wait_s
+        for road, socket in self._sockets.items():
+            if not self._has_receiver(road, socket, deadline):
+                raise EndpointError(f"{_address(socket)}: nobody has come for the {road} within {self._wait_s:g} s")
+
+    def _open(self, road: Road, endpoint: str, kind: str, bind: bool, key: bytes | None) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.PUSH if kind == "push" else zmq.XPUB)
+        if kind == "push":
+            socket.sndtimeo = int(1000 * self._wait_s)
+            socket.immediate = True  # nothing is queued for a receiver that has not come
+        else:
+            socket.sndhwm = 0  # beyond a limit it would drop
+            self._topics[road] = set()
+        if key is not None:
+            socket.curve_secretkey, socket.curve_publickey = key, zmq.curve_public(key)
+            socket.curve_server = True
+        try:
+            (socket.bind if bind else socket.connect)(endpoint)
+        except zmq.ZMQError as error:
+            done = "bound" if bind else "connected to"
+            raise EndpointError(f"{endpoint}: cannot be {done}: {error.strerror}") from error
+        return socket
+
+    def _has_receiver(self, road: Road, socket: zmq.Socket[bytes], deadline: float) -> bool:
+        topics = self._topics.get(road)
+        if topics is None:
+            return bool(socket.poll(_until_ms(deadline), zmq.POLLOUT))
+        while socket.poll(0 if topics else _until_ms(deadline)):  # takes note of all that has come, waits for the first
+            message = socket.recv()
+            (topics.add if message[:1] == b"\x01" else topics.discard)(message[1:])
+        return bool(topics)
+
+
+def secret_key(text: str, source: str) -> bytes:
+    """A CURVE secret key in ZeroMQ's own spelling, from that or from base64; `source` says where it came from.
+
+    Raises:
+        ConfigError: it is neither; the message does not quote it.
+    """
+    try:
+        if len(text) == 40:
+            z85.decode(text)
+            return text.encode()
+        key = base64.b64decode(text, validate=True) if len(text) == 44 else b""
+    except (KeyError, ValueError, struct.error, binascii.Error):
+        key = b""
+    if len(key) != 32:
+        raise ConfigError(
+            f"{source} holds {len(text)} characters that are no CURVE secret key: it must be 40 characters of Z85, or "
+            "44 of base64"
+        )
+    return z85.encode(key)
+
+
+def _address(socket: zmq.Socket[bytes]) -> str:
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def _until_ms(deadline: float) -> int:
+    return max(0, int(1000 * (deadline - time.monotonic())))
