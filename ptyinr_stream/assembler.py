@@ -189,7 +189,7 @@ class Assembler:
                 if series := self._series.get(number):
                     series.over = True
                     self._touch(series, now)
-            case CaptureStarted(run):
+            case CaptureStarted(run=run):
                 if not self._armed_again(now):
                     self._begin_capture(now, run)
                     outputs += self._bind(now)

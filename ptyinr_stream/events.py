@@ -44,7 +44,7 @@ class SeriesStarted:
     series: int
     expected: int | None = None
     header: dict[str, Any] = field(default_factory=dict)
-    run: str | None = None
+    run: str | None = field(default=None, kw_only=True, repr=False)
     """The uid of its run, where that is known: a detector does not know it, a file that documents name does."""
 
 
@@ -99,7 +99,7 @@ class SeriesEnded:
 class CaptureStarted:
     """The position capture was armed: sample numbers begin again at 0."""
 
-    run: str | None = None
+    run: str | None = field(default=None, kw_only=True, repr=False)
     """The uid of its run, where that is known."""
 
 
