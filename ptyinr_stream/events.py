@@ -44,7 +44,7 @@ class SeriesStarted:
     series: int
     expected: int | None = None
     header: dict[str, Any] = field(default_factory=dict)
-    run: str | None = None
+    run: str | None = field(default=None, kw_only=True, repr=False)
     """The uid of its run, where that is known: a detector does not know it, a file that documents name does."""
 
 
@@ -110,7 +110,7 @@ class CaptureStarted:
 
     armed_at: str = ""
     """When, in the sender's words; they tell one capture from another."""
-    run: str | None = None
+    run: str | None = field(default=None, kw_only=True, repr=False)
     """The uid of its run, where that is known."""
 
 

@@ -230,7 +230,7 @@ class FileSource:
     def _put_samples(self, run: Run, channel: str, first: int, values: NDArray[np.float64]) -> None:
         if "positions" not in run.armed:
             run.armed.add("positions")
-            self._put(CaptureStarted(run.uid))
+            self._put(CaptureStarted(run=run.uid))
         self.counts["samples"] += len(values)
         self._put(PositionsArrived(first, {channel: values}))
 
