@@ -38,31 +38,54 @@ class FrameConvention:
     def __init__(self, config: FramesConfig) -> None:
         self._config = config
         self._orient = _ORIENTATIONS[config.orientation]
+        self._places: dict[tuple[int, ...], tuple[slice, slice]] = {}
 
-    def apply(self, image: Image) -> tuple[Image, NDArray[np.bool_] | None]:
-        """Give (h, w) counts and their mask: True where trusted, None where every pixel is.
-
-        Args:
-            image: (rows, columns) as sent. Pixels at the largest value of its type, from `saturated` on, and negative
-                or not finite ones are not trusted, and become 0.
+    def rows_needed(self, shape: tuple[int, int]) -> slice | None:
+        """Tell which rows of an image of `shape`, as sent, `apply` looks at; None where it looks at all.
 
         Raises:
             GeometryError: the window does not lie inside the image.
         """
-        oriented = self._orient(image)
+        return None if self._config.dc == "corner" or self._config.window is None else self._place(shape)[0]
+
+    def apply(self, image: Image, sent: tuple[int, int] | None = None) -> tuple[Image, NDArray[np.bool_] | None]:
+        """Give (h, w) counts and their mask: True where trusted, None where every pixel is.
+
+        Args:
+            image: (rows, columns) as sent, or only `rows_needed` of it. Pixels at the largest value of its type, from
+                `saturated` on, and negative or not finite ones are not trusted, and become 0.
+            sent: the shape of the whole image where `image` holds only `rows_needed`.
+
+        Raises:
+            GeometryError: the window does not lie inside the image.
+        """
         if self._config.dc == "corner":
-            oriented = np.fft.fftshift(oriented)
+            oriented = np.fft.fftshift(self._orient(image))
+            kept = oriented[self._crop(oriented.shape)]
+        else:
+            rows, columns = self._place(sent or image.shape)
+            kept = self._orient(image[rows if sent is None else slice(None), columns])
         # A copy: the counts may outlive the image, which is a hundred times larger.
-        counts = np.array(oriented[self._crop(oriented.shape)], order="C")
+        counts = np.array(kept, order="C")
         mask = self._trusted(counts)
         if mask.all():
             return counts, None
-        counts[~mask] = 0
+        np.copyto(counts, 0, where=~mask)
         return counts, mask
 
     def describe(self) -> dict[str, Any]:
         """The convention as a flat dictionary of JSON values, for the metadata of outputs."""
         return {f"frame_{key}": value for key, value in self._config.model_dump(mode="json").items()}
+
+    def _place(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Rows and columns, of an image of `shape` as sent, that the crop keeps."""
+        if shape not in self._places:
+            numbers = np.arange(shape[0])[:, None], np.arange(shape[1])
+            oriented = [self._orient(np.broadcast_to(axis, shape)) for axis in numbers]
+            kept = [axis[self._crop(axis.shape)] for axis in oriented]
+            (top, bottom), (left, right) = (sorted((int(axis[0, 0]), int(axis[-1, -1]))) for axis in kept)
+            self._places = {shape: (slice(top, bottom + 1), slice(left, right + 1))}  # hardly ever another shape
+        return self._places[shape]
 
     def _crop(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         window = self._config.window or (shape[0], shape[1])

@@ -128,7 +128,9 @@ class Intake:
     def _frame(self, arrived: FrameArrived) -> Frame | None:
         """Decode an image; None, and it is counted, if that is impossible."""
         try:
-            counts, mask = self._convention.apply(decode(arrived.image))
+            rows = self._convention.rows_needed(arrived.image.shape)
+            sent = None if rows is None else arrived.image.shape
+            counts, mask = self._convention.apply(decode(arrived.image, rows), sent)
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self._unusable[kind]:

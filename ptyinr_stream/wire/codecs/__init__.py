@@ -28,8 +28,12 @@ from . import bslz4
 _GREATEST_RATIO = 255  # one byte of LZ4 cannot stand for more
 
 
-def decode(image: EncodedImage) -> NDArray[Any]:
+def decode(image: EncodedImage, only: slice | None = None) -> NDArray[Any]:
     """Decode an image to (rows, cols) of its dtype in native byte order; the array may be read-only.
+
+    Args:
+        image: as it came.
+        only: the rows to give, `slice(first, last + 1)` within the image; a bitshuffled image costs as much less.
 
     Raises:
         WireError: of kind 'undecodable'; the bytes are not such an image.
@@ -44,10 +48,10 @@ def decode(image: EncodedImage) -> NDArray[Any]:
         raise _undecodable(f"{len(image.data)} bytes cannot hold {rows} x {cols} pixels of {image.dtype}")
     try:
         if bits:
-            pixels = bslz4.decompress(image.data, image.shape, dtype)
+            pixels = bslz4.decompress(image.data, image.shape, dtype, only)
         else:
             data = _decompress_lz4(image.data, size) if compressed else image.data
-            pixels = np.frombuffer(data, dtype).reshape(image.shape)
+            pixels = np.frombuffer(data, dtype).reshape(image.shape)[only or slice(None)]
     except (ValueError, RuntimeError, OSError, struct.error, lz4.block.LZ4BlockError) as error:
         raise _undecodable(f"{image.encoding} image of {rows} x {cols} {image.dtype} pixels: {error}") from error
     return pixels.astype(image.dtype.newbyteorder("="), copy=False)
