@@ -38,9 +38,7 @@ _BLOCK_BYTES = 8192  # what detectors write
 _LENGTH = struct.Struct(">I").unpack_from
 
 
-def decompress(
-    data: bytes, shape: tuple[int, int], dtype: np.dtype[Any], rows: slice | None = None
-) -> NDArray[Any]:
+def decompress(data: bytes, shape: tuple[int, int], dtype: np.dtype[Any], rows: slice | None = None) -> NDArray[Any]:
     """Decompress to an array of `shape` and `dtype`, or to `rows` of it, which cost only the blocks they lie in.
 
     Raises:
