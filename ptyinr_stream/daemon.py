@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -53,6 +53,8 @@ class DaemonStatus:
     counts: dict[str, int]
     """Messages that were passed over or joined, by kind."""
     publishers: list[PublisherStatus]
+    intake: dict[str, Any] = field(default_factory=dict)
+    """Open scans, what the inbox holds, and the latency of pairs: see `Intake.status`."""
 
 
 class Daemon:
@@ -148,6 +150,7 @@ class Daemon:
             streams=[receiver.status() for receiver in self._receivers],
             counts=dict(self._intake.counts) if self._intake else {},
             publishers=[publisher.status for publisher in self._publishers],
+            intake=self._intake.status() if self._intake else {},
         )
 
     def _finish(self) -> None:

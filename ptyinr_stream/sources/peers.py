@@ -7,7 +7,7 @@ A wrong CURVE key looks like silence, and so does a detector that waits. These e
 | nobody listens | CONNECT_DELAYED, CLOSED, CONNECT_RETRIED, again and again |
 | a wrong server key | CONNECTED, HANDSHAKE_FAILED_NO_DETAIL, DISCONNECTED, CONNECT_RETRIED, again and again |
 | a client key that is not on the server's list | CONNECTED, HANDSHAKE_FAILED_AUTH, DISCONNECTED, and never again |
-| encryption on one side only | CONNECTED, HANDSHAKE_FAILED_PROTOCOL (or NO_DETAIL, or none), DISCONNECTED, never again |
+| encryption on one side only | CONNECTED, HANDSHAKE_FAILED_PROTOCOL (or NO_DETAIL, or none), DISCONNECTED, the end |
 | a socket type that does not go with ours | CONNECTED, DISCONNECTED, and never again |
 | the same, encrypted | as a wrong server key |
 """

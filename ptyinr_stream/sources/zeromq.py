@@ -3,8 +3,9 @@
 What is received and not yet worked off is bounded in bytes, wherever it waits. ZeroMQ itself counts messages, and
 without a limit it has been seen to fill the memory as fast as the network brings them while a full inbox makes the
 receiver wait. So its limit is lowered to a share of the inbox as the size of messages shows; beyond it, TCP holds the
-sender back: a PUSH socket waits, a PUB socket drops, where its own limit is. (Raised on a connection whose sender waits,
-the limit has been seen to leave it waiting for ever: libzmq tells the sender of room only when half the limit is read.)
+sender back: a PUSH socket waits, a PUB socket drops, where its own limit is. The limit is never raised again: on a
+connection whose sender waits that has been seen to leave it waiting for ever, since libzmq reports room only after half
+the limit has been read.
 """
 
 from __future__ import annotations

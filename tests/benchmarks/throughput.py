@@ -3,14 +3,15 @@
 
 A second process sends one scan over TCP, its images encoded beforehand (bitshuffled LZ4, some dead pixels in each), its
 positions as HXN's PandA sends them, ten samples a frame, `--flush` seconds a message. This one receives, decodes, crops
-and joins as the daemon does, and drops the batches; with `--train` its main thread takes steps of a real trainer all the
-while. `--rate 0` sends as fast as a PUSH socket lets it; `--alone` sends each part as a message of its own, as HXN's
-proxy does; `--lag` sends frames so many seconds after their positions, so that frames are the last to come.
+and joins as the daemon does, and drops the batches; with `--train` its main thread takes steps of a real trainer all
+the while. `--rate 0` sends as fast as a PUSH socket lets it; `--alone` sends each part as a message of its own, as
+HXN's proxy does; `--lag` sends frames so many seconds after their positions, so that frames are the last to come.
 
 Prints a row a run, then the medians: frames joined a second, frames lost, the latency of a joined pair in milliseconds
 from the arrival of its last half at the receiver (p50, p99, worst) and from its being sent (p99), memory of the process
-at each quarter of the scan, the most the inbox held, steps a second of the trainer, milliseconds of this process's
-processors a frame and its ratio to the bare decoding of a whole image, and the load average of the machine.
+at each quarter of the scan, the most the inbox held, steps a second of the trainer, milliseconds of processor time a
+frame (of this process, training included) and its ratio to the bare decoding of a whole image, and the load average of
+the machine.
 """
 
 from __future__ import annotations
@@ -285,8 +286,10 @@ def main() -> None:
     chosen.shape = tuple(map(int, chosen.shape.split(",")))
     torch.set_num_threads(chosen.threads)
     head(
-        ["frames/s", "lost", "p50 (ms)", "p99", "worst", "p99 from sent"]
-        + ["MB at 25 %", "50 %", "75 %", "100 %", "inbox (MB)", "steps/s", "CPU ms a frame", "to decoding", "load"]
+        [
+            *("frames/s", "lost", "p50 (ms)", "p99", "worst", "p99 from sent", "MB at 25 %", "50 %", "75 %", "100 %"),
+            *("inbox (MB)", "steps/s", "CPU ms a frame", "to decoding", "load"),
+        ]
     )
     runs = [measure(chosen) for _ in range(chosen.runs)]
     for values in [*runs, np.median(runs, axis=0)] if chosen.runs > 1 else runs:

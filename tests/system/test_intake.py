@@ -254,6 +254,18 @@ def test_what_has_been_received_is_worked_off_before_the_end() -> None:
     assert intake.status()["inbox_high_water_bytes"] > 0
 
 
+def test_the_latency_of_pairs_counts_from_the_half_that_came_last() -> None:
+    scan = Scan("a", 3)
+    messages = [Message("documents", [scan.start()], 0.0), Message("frames", scan.header(), 0.0)]
+    messages += [Message("frames", scan.image(frame), 0.0) for frame in range(scan.n - 1)]
+    assert queued(configuration(), messages, clock=4.5)[0].status()["latency_s"] is None
+    messages += [Message("positions", [part], 4.0) for part in scan.positions()]
+    assert queued(configuration(), messages, clock=4.5)[0].status()["latency_s"] == {"p50": 0.5, "p99": 0.5, "max": 0.5}
+    messages.append(Message("frames", scan.image(scan.n - 1), 1.5))
+    latency = queued(configuration(), messages, clock=4.5)[0].status()["latency_s"]
+    assert (latency["p50"], latency["max"]) == (0.5, 3.0)
+
+
 def test_a_backlog_is_not_mistaken_for_silence() -> None:
     scan = Scan("a", 3)
     messages = [Message("documents", [part], 0.0) for part in (scan.start(), scan.stop())]

@@ -1,4 +1,4 @@
-"""What is wrong with a stream is told within five seconds, by `check` before and by the daemon's status while it runs."""
+"""What is wrong with a stream is told within five seconds, by `check` and by the status of what runs."""
 
 from __future__ import annotations
 
