@@ -52,7 +52,10 @@ def test_the_beamline_file_holds_no_host_name_and_no_secret_of_the_beamline() ->
     ("path", "names"),
     [
         ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output"),
-        ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, server_key_env"),
+        (
+            "streams.frames.wires",
+            "endpoint, wire, socket, bind, prefix, server_key_env, secret_key_env, secret_key_file",
+        ),
         ("geometry.detector_pixel", "detector_pixel_um, distance_m, energy_kev"),
         ("positions.axis0.um_per_counts", "channel, um_per_count, motor_sign"),
         ("training.epochs", "device, refine_s, snapshot_s, holdout, seed, probe_file"),
