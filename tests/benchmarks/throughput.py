@@ -50,8 +50,8 @@ DISTINCT = 64
 """Images that differ; they are sent in turn."""
 DEAD = 5
 """Pixels of each image that hold the largest value of its type, as detectors mark them."""
-GIVE_UP_S = 60.0
-"""After the last message of the sender."""
+GIVE_UP_S = 30.0
+"""Without a new pair after the last message of the sender."""
 
 
 def images(shape: tuple[int, int], dtype: str) -> Iterator[np.ndarray]:
@@ -156,13 +156,15 @@ class Consumer:
         self.received, self.delivered = np.full(frames, np.nan), np.full(frames, np.nan)
         self.closed = threading.Event()
         self.report: Any = None
+        self.last = 0.0
         self.memory_mb: list[float] = []
         self._inbox, self._joined = inbox, 0
 
     def __call__(self, output: Output) -> None:
         if isinstance(output, Joined):
             indices = output.batch.indices
-            self.received[indices], self.delivered[indices] = self._inbox.received, time.monotonic()
+            self.last = time.monotonic()
+            self.received[indices], self.delivered[indices] = self._inbox.received, self.last
             self._joined += len(indices)
             if self._joined >= len(self.delivered) * (len(self.memory_mb) + 1) / 4:
                 self.memory_mb.append(memory_mb())
@@ -221,8 +223,8 @@ def measure(chosen: argparse.Namespace) -> list[float]:
     endpoints = {receiver.road: receiver.endpoint for receiver in receivers}
     sender = spawn.Process(target=send, args=(chosen, endpoints, theirs))
     sender.start()
-    steps, stepping, spent, deadline, times = 0, 0.0, 0.0, float("inf"), None
-    while not consumer.closed.is_set() and time.monotonic() < deadline:
+    steps, stepping, spent, times = 0, 0.0, 0.0, None
+    while not consumer.closed.is_set() and (times is None or time.monotonic() < consumer.last + GIVE_UP_S):
         if not receivers[1].messages:
             spent = time.process_time()
         if trainer is None or not receivers[1].messages:
@@ -233,7 +235,7 @@ def measure(chosen: argparse.Namespace) -> list[float]:
             steps, stepping = steps + 1, stepping + time.monotonic() - began
         if times is None and answer.poll():
             times = answer.recv()
-            deadline = time.monotonic() + GIVE_UP_S
+            consumer.last = max(consumer.last, time.monotonic())
         if sender.exitcode:
             raise SystemExit("the sender has failed")
     spent = time.process_time() - spent
