@@ -134,7 +134,7 @@ def send(chosen: argparse.Namespace, endpoints: dict[str, str], answer: Connecti
     sockets["frames"].send(json_message({"htype": "dseries_end-1.0", "series": SERIES}))
     sockets["positions"].send(json_message({"msg_type": "stop", "emitted_frames": len(positions)}))
     answer.send((frame_sent, positions_sent))
-    context.destroy(linger=60_000)
+    context.destroy(linger=600_000)
 
 
 class Watched(Inbox):
