@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,35 +20,39 @@ from .peers import HANDSHAKE_FAILED, refusal
 from .zeromq import close_socket, make_socket, open_socket
 
 
+# The greeting of ZMTP 3.0: signature, version, mechanism, as a client; whoever gets it answers with his own.
+_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+
+
 def probe(stream: StreamConfig, timeout_s: float = 5.0) -> str:
     """Try an endpoint and say how it answers, within `timeout_s`.
 
-    A PUSH socket hands its messages round to all readers, so that a `pull` stream is tried with a socket that it
-    refuses: that tells encryption on one side only from agreement, but not a wrong key from the right one.
+    A PUSH socket hands its messages round to all readers, so that with the sender of a `pull` stream no more than
+    greetings are exchanged: that tells encryption on one side only from agreement, not a wrong key from the right one.
 
     Raises:
         ConfigError: a CURVE key is missing or malformed.
         EndpointError: it cannot be bound or reached, or the handshake fails; the message says which and why.
     """
     ends = time.monotonic() + timeout_s
-    tried = stream if stream.bind else stream.model_copy(update={"socket": "sub"})
     keys = stream_keys(stream)
+    kind = "unencrypted"
+    if keys is not None:
+        own = stream.secret_key_env or stream.secret_key_file
+        kind = f"encrypted, as client {keys.public.decode()}" if own else "encrypted"
+    if not stream.bind and stream.endpoint.startswith("tcp://"):
+        with _reach(stream.endpoint, timeout_s) as connection:
+            if stream.socket == "pull":
+                _exchange_greetings(stream, connection)
+    if not stream.bind and stream.socket == "pull":
+        return f"{stream.endpoint}: {kind}, the port answers; as a reader would take messages, no more was tried"
     with zmq.Context() as context:
-        trial = make_socket(tried, keys, context)
+        trial = make_socket(stream, keys, context)
         monitor = trial.get_monitor_socket()
         try:
-            if not stream.bind and stream.endpoint.startswith("tcp://"):
-                _reach(stream.endpoint, timeout_s)
-            address = open_socket(trial, tried)
+            address = open_socket(trial, stream)
             if stream.bind:
                 return f"{address}: free, and can be bound"
-            kind = "unencrypted"
-            if keys is not None:
-                own = stream.secret_key_env or stream.secret_key_file
-                kind = f"encrypted, as client {keys.public.decode()}" if own else "encrypted"
-            if stream.socket == "pull":
-                _expect_refusal(stream, monitor, ends)
-                return f"{address}: {kind}, the port answers; as a reader would take messages, no more was tried"
             if not address.startswith("inproc://"):
                 _shake_hands(stream, monitor, ends, keys and keys.public)
             return f"{address}: {kind}, the handshake succeeds{_first_message(trial, ends, timeout_s)}"
@@ -54,19 +60,33 @@ def probe(stream: StreamConfig, timeout_s: float = 5.0) -> str:
             close_socket(trial, monitor)
 
 
-def _reach(endpoint: str, timeout_s: float) -> None:
-    """Open and close a TCP connection."""
+def _reach(endpoint: str, timeout_s: float) -> socket.socket:
+    """Open a TCP connection."""
     try:
         parts = urlsplit(endpoint)
         if not parts.hostname or not parts.port:
             raise ValueError("it must be tcp://host:port")
-        socket.create_connection((parts.hostname, parts.port), timeout_s).close()
+        return socket.create_connection((parts.hostname, parts.port), timeout_s)
     except TimeoutError as error:
         raise EndpointError(f"{endpoint}: no answer in {timeout_s:g} s: is a firewall in between?") from error
     except ConnectionRefusedError as error:
         raise EndpointError(f"{endpoint}: the machine is there, but nobody listens on this port") from error
     except (OSError, ValueError) as error:
         raise EndpointError(f"{endpoint} cannot be reached: {error}") from error
+
+
+def _exchange_greetings(stream: StreamConfig, connection: socket.socket) -> None:
+    """Learn from a sender's greeting whether it is encrypted; nothing is handed out before a handshake."""
+    answer = b""
+    with contextlib.suppress(OSError):
+        connection.sendall(_GREETING)
+        while len(answer) < len(_GREETING) and (more := connection.recv(len(_GREETING) - len(answer))):
+            answer += more
+    if answer[:1] != b"\xff":
+        raise EndpointError(f"{stream.endpoint}: the port answers, but not as ZeroMQ does")
+    if answer[12:32].startswith(b"NULL" if stream.server_key_env else b"CURVE"):
+        why = refusal(zmq.Event.HANDSHAKE_FAILED_PROTOCOL, stream, None)
+        raise EndpointError(f"{stream.endpoint}: the handshake fails: {why}")
 
 
 def _shake_hands(stream: StreamConfig, monitor: zmq.Socket[Any], ends: float, public: bytes | None) -> None:
@@ -83,19 +103,7 @@ def _shake_hands(stream: StreamConfig, monitor: zmq.Socket[Any], ends: float, pu
     raise EndpointError(f"{stream.endpoint}: the handshake fails: {why}")
 
 
-def _expect_refusal(stream: StreamConfig, monitor: zmq.Socket[Any], ends: float) -> None:
-    """Wait until the socket has been refused; not for its type, that is an error."""
-    for event in _events(monitor, ends):
-        if event == zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-            raise EndpointError(f"{stream.endpoint}: the handshake fails: {refusal(event, stream, None)}")
-        if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-            raise EndpointError(f'{stream.endpoint}: the sender publishes: give socket = "sub"')
-        if event == zmq.Event.DISCONNECTED:
-            return
-    raise EndpointError(f"{stream.endpoint}: the port answers, but not as ZeroMQ does")
-
-
-def _events(monitor: zmq.Socket[Any], ends: float):
+def _events(monitor: zmq.Socket[Any], ends: float) -> Iterator[int]:
     while (left := ends - time.monotonic()) > 0 and monitor.poll(round(1000 * left)):
         yield recv_monitor_message(monitor)["event"]
 
