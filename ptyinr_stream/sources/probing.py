@@ -19,9 +19,10 @@ from .curve import stream_keys
 from .peers import HANDSHAKE_FAILED, refusal
 from .zeromq import close_socket, make_socket, open_socket
 
-
-# The greeting of ZMTP 3.0: signature, version, mechanism, as a client; whoever gets it answers with his own.
-_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+# How a greeting of ZMTP 3.0 begins: signature and version. The answer goes on with 20 bytes that name the mechanism;
+# ours does not, because a sender that disagrees hangs up, and its answer may be lost with it.
+_GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00"
+_ANSWER_BYTES = 32
 
 
 def probe(stream: StreamConfig, timeout_s: float = 5.0) -> str:
@@ -80,7 +81,7 @@ def _exchange_greetings(stream: StreamConfig, connection: socket.socket) -> None
     answer = b""
     with contextlib.suppress(OSError):
         connection.sendall(_GREETING)
-        while len(answer) < len(_GREETING) and (more := connection.recv(len(_GREETING) - len(answer))):
+        while len(answer) < _ANSWER_BYTES and (more := connection.recv(_ANSWER_BYTES - len(answer))):
             answer += more
     if answer[:1] != b"\xff":
         raise EndpointError(f"{stream.endpoint}: the port answers, but not as ZeroMQ does")
