@@ -39,11 +39,11 @@ def _size(event: Event) -> int:
 class Inbox:
     """Messages on their way from the receivers to the one intake, in the order of arrival.
 
-    A full inbox makes its receivers wait, so that ZeroMQ buffers: memory is bounded, and nothing received is dropped.
+    A full inbox makes its receivers wait, and they their senders: memory is bounded, and nothing received is dropped.
     """
 
     def __init__(self, capacity_bytes: int) -> None:
-        self._capacity = capacity_bytes
+        self.capacity_bytes = capacity_bytes
         self._messages: deque[tuple[Message, int]] = deque()
         self._changed = Condition()
         self._closed = False
@@ -57,7 +57,7 @@ class Inbox:
         A message larger than the whole inbox is let into an empty one.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or not self._bytes or self._bytes + size <= self._capacity)
+            self._changed.wait_for(lambda: self._closed or not self._bytes or self._bytes + size <= self.capacity_bytes)
             if self._closed:
                 return False
             self._messages.append((message, size))

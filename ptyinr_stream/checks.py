@@ -13,7 +13,7 @@ from ptyinr_stream.errors import ConfigError, StreamError
 from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
-from ptyinr_stream.sources.zeromq import probe
+from ptyinr_stream.sources.probing import probe
 from ptyinr_stream.tiled_server import EmbeddedServer
 from ptyinr_stream.wire import decoder_of
 

@@ -53,9 +53,20 @@ class StreamConfig(Section):
     """Only for `eiger_v2`: which of several energy thresholds; None takes threshold_1, or the only one there is."""
     server_key_env: str | None = None
     """Name of the environment variable with the server's CURVE public key; unset means an unencrypted stream."""
+    secret_key_env: str | None = None
+    """Environment variable with our own CURVE secret key, where the server keeps a list of clients; its public half is
+    what the list must hold. Unset means a new pair for each connection."""
+    secret_key_file: Path | None = None
+    """A file with that key, read when the variable is unset."""
     unpickle_from_anybody: bool = False
     """Only for `bluesky`, and dangerous: accept documents in pickle, Bluesky's default, and so run whatever code
     anybody who reaches the endpoint sends. Loopback only, and a proxy there must listen on loopback only, too."""
+
+    @model_validator(mode="after")
+    def _encrypted_or_not(self) -> StreamConfig:
+        if self.server_key_env is None and (self.secret_key_env or self.secret_key_file):
+            raise ValueError("a secret key encrypts nothing without the server's: give server_key_env")
+        return self
 
     @model_validator(mode="after")
     def _strangers_run_nothing_here(self) -> StreamConfig:
@@ -271,7 +282,9 @@ class AssemblyConfig(Section):
     idle_s: float = Field(default=30.0, gt=0)
     """Silence on all roads after which a scan without a stop document is over."""
     inbox_mb: float = Field(default=1024.0, gt=0)
-    """Received and not yet joined messages; when full, receiving waits and ZeroMQ buffers."""
+    """Received and not yet joined messages; when full, ZeroMQ holds an eighth of it more a stream, then senders wait.
+
+    What a PUB socket cannot send in time it drops, at its own limit."""
     supersampling: Literal["stop", "follow", "ignore"] = "stop"
     """What to do when the samples' times contradict `samples_per_frame`: place no more frames of that scan, follow what
     they show if no frame is placed yet, or place frames all the same."""

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -55,6 +55,8 @@ class DaemonStatus:
     counts: dict[str, int]
     """Messages that were passed over or joined, by kind."""
     publishers: list[PublisherStatus]
+    intake: dict[str, Any] = field(default_factory=dict)
+    """Open scans, what the inbox holds, and the latency of pairs: see `Intake.status`."""
 
 
 class Daemon:
@@ -159,6 +161,7 @@ class Daemon:
             streams=[receiver.status() for receiver in self._receivers],
             counts={**(self._intake.counts if self._intake else {}), **self._file_counts()},
             publishers=[publisher.status for publisher in self._publishers],
+            intake=self._intake.status() if self._intake else {},
         )
 
     def _file_counts(self) -> dict[str, int]:

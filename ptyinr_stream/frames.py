@@ -60,32 +60,42 @@ class FrameConvention:
         given = None if config.centre == "auto" else config.centre
         self._centre = given if centre is None else centre
         self._trusted_as_sent = trusted
-        self._always: tuple[tuple[slice, slice], NDArray[np.bool_] | None] | None = None
+        self._always: tuple[tuple[int, ...], NDArray[np.bool_] | None] | None = None
+        self._places: dict[tuple[int, ...], tuple[slice, slice]] = {}
 
-    def apply(self, image: Image) -> tuple[Image, NDArray[np.bool_] | None]:
+    def rows_needed(self, shape: tuple[int, int]) -> slice | None:
+        """Tell which rows of an image of `shape`, as sent, `apply` looks at; None where it looks at all.
+
+        Raises:
+            GeometryError: the window does not lie inside the image.
+        """
+        return None if self._config.dc == "corner" or self._config.window is None else self._place(shape)[0]
+
+    def apply(self, image: Image, sent: tuple[int, int] | None = None) -> tuple[Image, NDArray[np.bool_] | None]:
         """Give (h, w) counts and their mask: True where trusted, None where every pixel is.
 
         The mask may be shared between frames, and is read-only then.
 
         Args:
-            image: (rows, columns) as sent. Pixels at the largest value of its type, from `saturated` on, and negative
-                or not finite ones are not trusted, and become 0, as those that are never trusted do.
+            image: (rows, columns) as sent, or only `rows_needed` of it. Pixels at the largest value of its type, from
+                `saturated` on, and negative or not finite ones are not trusted, and become 0, as those that are never
+                trusted do.
+            sent: the shape of the whole image where `image` holds only `rows_needed`.
 
         Raises:
             GeometryError: the window does not lie inside the image, or the mask is of another shape.
         """
-        laid = self._laid(image)
-        part = self._crop(laid.shape)
+        shape = sent or image.shape
         # A copy: the counts may outlive the image, which is a hundred times larger.
-        counts = np.array(laid[part], order="C")
-        always, mask = self._always_trusted(image.shape, part), trusted_counts(counts, self._config.saturated)
+        counts = np.array(self._kept(image, shape, whole=sent is None), order="C")
+        always, mask = self._always_trusted(shape), trusted_counts(counts, self._config.saturated)
         if mask.all():
             if always is None:
                 return counts, None
             mask = always
         elif always is not None:
             mask &= always
-        counts[~mask] = 0
+        np.copyto(counts, 0, where=~mask)
         return counts, mask
 
     def describe(self) -> dict[str, Any]:
@@ -93,11 +103,15 @@ class FrameConvention:
         described = {f"frame_{key}": value for key, value in self._config.model_dump(mode="json").items()}
         return described if self._centre is None else described | {"frame_centre": list(self._centre)}
 
-    def _laid(self, image: Image) -> Image:
-        turned = oriented(image, self._config.orientation)
-        return np.fft.fftshift(turned) if self._config.dc == "corner" else turned
+    def _kept(self, image: Image, shape: tuple[int, ...], whole: bool) -> Image:
+        """A view of what the crop keeps of an image of `shape`, of which `image` may hold only the rows needed."""
+        if self._config.dc == "corner":
+            laid = np.fft.fftshift(oriented(image, self._config.orientation))
+            return laid[self._crop(laid.shape)]
+        rows, columns = self._place(shape)
+        return oriented(image[rows if whole else slice(None), columns], self._config.orientation)
 
-    def _always_trusted(self, shape: tuple[int, ...], part: tuple[slice, slice]) -> NDArray[np.bool_] | None:
+    def _always_trusted(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
         """The window of the mask that holds in every frame; None where it trusts all of it."""
         if self._trusted_as_sent is None:
             return None
@@ -106,11 +120,21 @@ class FrameConvention:
                 f"the mask is of {_by(self._trusted_as_sent.shape)} pixels, the image of {_by(shape)}: both are needed "
                 "as the detector sends them"
             )
-        if self._always is None or self._always[0] != part:
-            mask = np.array(self._laid(self._trusted_as_sent)[part], order="C")
+        if self._always is None or self._always[0] != shape:
+            mask = np.array(self._kept(self._trusted_as_sent, shape, whole=True), order="C")
             mask.setflags(write=False)
-            self._always = part, None if mask.all() else mask
+            self._always = shape, None if mask.all() else mask
         return self._always[1]
+
+    def _place(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
+        """Rows and columns, of an image of `shape` as sent, that the crop keeps."""
+        if shape not in self._places:
+            numbers = np.arange(shape[0])[:, None], np.arange(shape[1])
+            laid = [oriented(np.broadcast_to(axis, shape), self._config.orientation) for axis in numbers]
+            kept = [axis[self._crop(axis.shape)] for axis in laid]
+            (top, bottom), (left, right) = (sorted((int(axis[0, 0]), int(axis[-1, -1]))) for axis in kept)
+            self._places = {shape: (slice(top, bottom + 1), slice(left, right + 1))}  # hardly ever another shape
+        return self._places[shape]
 
     def _crop(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         window = self._config.window or (shape[0], shape[1])

@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from ptyinr_stream.assembler import Assembler, Frame, Output
+import numpy as np
+
+from ptyinr_stream.assembler import Assembler, Frame, Joined, Output
 from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
@@ -68,6 +70,7 @@ class Intake:
                 self._decoders[road] = decoder_of(stream)
         self._unusable: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
+        self._latencies = _Latencies()
         self._next_tick = float("-inf")
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
@@ -83,11 +86,12 @@ class Intake:
         return dict(found)
 
     def status(self) -> dict[str, Any]:
-        """Open scans, frames that wait for a start document, the inbox, and the counts."""
+        """Open scans, frames that wait for a start document, the inbox, the latency of pairs, and the counts."""
         return {
             **self._progress,
             "inbox_bytes": self._inbox.held_bytes,
             "inbox_high_water_bytes": self._inbox.high_water_bytes,
+            "latency_s": self._latencies.status(),
             "counts": self.counts,
         }
 
@@ -144,7 +148,10 @@ class Intake:
             arrived = isinstance(event, FrameArrived)
             ready = self._frame(event, calibration.convention(event.series)) if arrived else event
             if ready is not None:
-                self._hand_on(self._assembler.feed(ready, received))
+                outputs = self._assembler.feed(ready, received)
+                self._hand_on(outputs)
+                if joined := sum(len(output.batch.indices) for output in outputs if isinstance(output, Joined)):
+                    self._latencies.add(self._clock() - received, joined)
 
     def _tick(self, now: float) -> None:
         if now >= self._next_tick:
@@ -161,9 +168,11 @@ class Intake:
             self._deliver(output)
 
     def _frame(self, arrived: FrameArrived, convention: FrameConvention) -> Frame | None:
-        """Decode an image; None, and it is counted, if that is impossible."""
+        """Decode an image, its needed rows only; None, and it is counted, if that is impossible."""
+        shape = arrived.image.shape
         try:
-            counts, mask = convention.apply(decode(arrived.image))
+            rows = convention.rows_needed(shape)
+            counts, mask = convention.apply(decode(arrived.image, rows), None if rows is None else shape)
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self._unusable[kind]:
@@ -171,3 +180,25 @@ class Intake:
             self._unusable[kind] += 1
             return None
         return Frame(arrived.series, arrived.frame, counts, mask)
+
+
+class _Latencies:
+    """How long the newest pairs took, from the arrival of the half that came last to their delivery."""
+
+    def __init__(self, kept: int = 8192) -> None:
+        self._seconds = np.full(kept, np.nan)
+        self._next = 0
+
+    def add(self, seconds: float, pairs: int) -> None:
+        """Take note of pairs that were delivered together."""
+        places = np.arange(self._next, self._next + min(pairs, len(self._seconds))) % len(self._seconds)
+        self._seconds[places] = seconds
+        self._next = (self._next + len(places)) % len(self._seconds)
+
+    def status(self) -> dict[str, float] | None:
+        """Median, 99th percentile and maximum; None before the first pair."""
+        known = self._seconds[~np.isnan(self._seconds)]
+        if not len(known):
+            return None
+        p50, p99 = np.percentile(known, [50, 99])
+        return {"p50": float(p50), "p99": float(p99), "max": float(known.max())}

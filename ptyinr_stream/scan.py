@@ -19,8 +19,9 @@ from ptyinr_stream.placement import Placement
 from ptyinr_stream.samples import SampleTable
 from ptyinr_stream.scan_report import Reason, ScanReport, ranges
 
-# A start document that comes late finds thousands of frames: joined in portions, memory never holds them twice.
-_LARGEST_BATCH = 256
+# A start document that comes late finds thousands of frames: joined in portions, memory never holds them twice. Blocks
+# of more than 32 MB would come from the kernel page by page, every time: that costs as much as decoding.
+_LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,5 +239,10 @@ class Scan:
 def _batch(frames: list[Frame], indices: NDArray[np.int64], positions_m: NDArray[np.float64]) -> Batch:
     mask = None
     if any(frame.mask is not None for frame in frames):
-        mask = np.stack([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
-    return Batch(indices, np.stack([frame.counts for frame in frames]), positions_m, mask)
+        mask = _stacked([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
+    return Batch(indices, _stacked([frame.counts for frame in frames]), positions_m, mask)
+
+
+def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    """Along a new first axis; one alone is not copied."""
+    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)

@@ -1,52 +1,50 @@
 """ZeroMQ streams: one socket is one thread, which only receives. What a message means is decided elsewhere.
 
-A wrong CURVE key looks like silence, and so does a detector that waits. libzmq's socket monitor tells them apart, by
-events that were observed with libzmq 4.3.5:
-
-| what is wrong | events |
-|---|---|
-| nobody listens | CONNECT_DELAYED, CLOSED, CONNECT_RETRIED, again and again |
-| a wrong server key | CONNECTED, HANDSHAKE_FAILED_NO_DETAIL, DISCONNECTED, CONNECT_RETRIED, again and again |
-| encryption on one side only | CONNECTED, HANDSHAKE_FAILED_PROTOCOL (not always), DISCONNECTED, and never again |
-| a socket type that does not go with ours | CONNECTED, DISCONNECTED, and never again |
+What is received and not yet worked off is bounded in bytes, wherever it waits. ZeroMQ itself counts messages, and
+without a limit it has been seen to fill the memory as fast as the network brings them while a full inbox makes the
+receiver wait. So its limit is lowered to a share of the inbox as the size of messages shows; beyond it, TCP holds the
+sender back: a PUSH socket waits, a PUB socket drops, where its own limit is. The limit is never raised again: on a
+connection whose sender waits that has been seen to leave it waiting for ever, since libzmq reports room only after half
+the limit has been read.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import errno
 import logging
-import socket
-import struct
 import threading
 import time
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 import zmq
-from zmq.utils import z85
 from zmq.utils.monitor import recv_monitor_message
 
 from ptyinr_stream.channels import Inbox, Message
-from ptyinr_stream.config import StreamConfig, secret
-from ptyinr_stream.errors import ConfigError, EndpointError
+from ptyinr_stream.config import StreamConfig
+from ptyinr_stream.errors import EndpointError
+
+from .curve import Keys, stream_keys
+from .peers import Peers
 
 _log = logging.getLogger(__name__)
 
-State = Literal["disconnected", "handshake failed", "connected", "streaming"]
+State = Literal["disconnected", "handshake failed", "connected", "streaming", "idle"]
+
+IDLE_S = 2.0
+"""Silence after which a stream is idle."""
 
 # Between two looks at the control and monitor sockets while messages pour in.
 _PORTION = 1000
-# libzmq gives up for good after some failures; the other side may be mended meanwhile.
-_TRY_AGAIN_MS = 1000
-
-_HANDSHAKE_FAILED = (
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL,
-    zmq.Event.HANDSHAKE_FAILED_PROTOCOL,
-    zmq.Event.HANDSHAKE_FAILED_AUTH,
-)
+# Between two looks at the clock; libzmq gives up for good after some failures, and the other side may be mended.
+_LOOK_AGAIN_MS = 1000
+# ZeroMQ may hold this part of the inbox's bytes, for each stream.
+_SHARE = 1 / 8
+# Messages that ZeroMQ may hold: while their size is unknown, two seconds of 1,000 frames in four parts each; and at
+# least, whatever their size.
+_FIRST_LIMIT, _LEAST = 8_000, 10
+# A shorter wait for room in the inbox is the wait for its lock.
+_AT_ONCE_S = 0.01
 
 
 class Receiver:
@@ -55,11 +53,12 @@ class Receiver:
     Args:
         road: `documents`, `frames` or `positions`; the messages carry it.
         stream: where to, and how.
-        inbox: when it is full the thread waits and ZeroMQ buffers; when it is closed the thread ends.
+        inbox: when it is full the thread waits, ZeroMQ buffers a little more, and then the sender has to wait; when it
+            is closed the thread ends.
         context: for `inproc://` endpoints; by default the process's own.
 
     Raises:
-        ConfigError: the CURVE key is missing or malformed.
+        ConfigError: a CURVE key is missing or malformed.
         EndpointError: the endpoint cannot be bound, or is malformed.
     """
 
@@ -70,19 +69,28 @@ class Receiver:
         self.bytes = 0
         self.last_message: float | None = None
         """When the newest message came, in seconds of `time.monotonic`."""
+        self.held_back_s = 0.0
+        """How long it has waited for room in the inbox, in all."""
         self._stream = stream
         self._inbox = inbox
         self._error: Exception | None = None
-        self._peers = _Peers()
+        keys = stream_keys(stream)
+        self._peers = Peers(stream, keys and keys.public)
         self._heard = False  # a message since the peer came
-        self._socket = _socket(stream, context)
+        self._told: State = "disconnected"
+        self._limit, self._mean_bytes = _FIRST_LIMIT, 0.0
+        self._socket = make_socket(stream, keys, context)
         self._monitor = self._socket.get_monitor_socket()
         try:
-            self.endpoint = _open(self._socket, stream)
+            self.endpoint = open_socket(self._socket, stream)
             """The real address: a bound port 0 is replaced by the port it became."""
         except EndpointError:
-            _close(self._socket, self._monitor)
+            close_socket(self._socket, self._monitor)
             raise
+        # Within one process there are no handshakes, and the monitor says nothing.
+        self._monitored = not self.endpoint.startswith("inproc://")
+        if not self._monitored:
+            self._peers.ready, self._peers.since = 1, time.monotonic()
         address = f"inproc://receiver-{id(self)}"
         self._control, self._stopping = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
         self._control.bind(address)
@@ -92,21 +100,30 @@ class Receiver:
 
     @property
     def state(self) -> State:
-        """How far it has come: silence of a `connected` or `streaming` one means that there is nothing to say."""
-        # Within one process there are no handshakes, and the monitor says nothing.
-        if self._peers.ready or self.endpoint.startswith("inproc://"):
-            return "streaming" if self._heard else "connected"
-        return "handshake failed" if self._peers.failed else "disconnected"
+        """How far it has come.
+
+        `connected` has shaken hands and heard nothing yet, `streaming` has heard something, both within `IDLE_S`;
+        after as long a silence each is `idle`: the line stands, and there is nothing to say.
+        """
+        if not self._peers.ready:
+            return "handshake failed" if self._peers.failed else "disconnected"
+        if time.monotonic() - max(self._peers.since, self.last_message or 0.0) >= IDLE_S:
+            return "idle"
+        return "streaming" if self._heard else "connected"
 
     def status(self) -> dict[str, Any]:
         """What there is to know, for a log or a page."""
+        state, last = self.state, self.last_message
         return {
             "road": self.road,
             "endpoint": self.endpoint,
-            "state": self.state,
+            "state": state,
+            "why": self._peers.why if state in ("disconnected", "handshake failed") else "",
             "messages": self.messages,
             "bytes": self.bytes,
-            "last_message": self.last_message,
+            "last_message": last,
+            "silent_s": None if last is None else time.monotonic() - last,
+            "held_back_s": self.held_back_s,
         }
 
     def stop(self, timeout: float | None = 10.0) -> None:
@@ -140,7 +157,7 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 - `check` raises it
             self._error = error
         finally:
-            _close(self._socket, self._monitor)
+            close_socket(self._socket, self._monitor)
             self._control.close(linger=0)
 
     def _receive(self) -> None:
@@ -148,18 +165,18 @@ class Receiver:
         for watched in (self._socket, self._monitor, self._control):
             poller.register(watched, zmq.POLLIN)
         while True:
-            given_up = self._peers.given_up and not self._stream.bind
-            ready = dict(poller.poll(_TRY_AGAIN_MS if given_up else None))
-            if not ready:
+            ready = dict(poller.poll(_LOOK_AGAIN_MS))
+            if not ready and self._peers.given_up and not self._stream.bind:
                 self._socket.disconnect(self._stream.endpoint)
                 self._socket.connect(self._stream.endpoint)
             while self._monitor.poll(0):
                 before = self._peers.ready
-                self._peers.note(recv_monitor_message(self._monitor))
+                self._peers.note(recv_monitor_message(self._monitor), time.monotonic())
                 if not before or not self._peers.ready:
                     self._heard = False
             if self._control in ready or (self._socket in ready and not self._take()):
                 return
+            self._tell()
 
     def _take(self) -> bool:
         """Hand on what has come; False when the inbox is closed."""
@@ -169,93 +186,56 @@ class Receiver:
             except zmq.Again:
                 return True
             message = Message(self.road, parts, time.monotonic())
-            if not self._inbox.put(message, message.size):
+            size = message.size
+            self._limit_by(size)
+            if not self._inbox.put(message, size):
                 return False
+            self.held_back_s += max(0.0, time.monotonic() - message.received - _AT_ONCE_S)
             self._heard = True
             self.messages += 1
-            self.bytes += message.size
+            self.bytes += size
             self.last_message = message.received
         return True
 
+    def _limit_by(self, size: int) -> None:
+        """Let ZeroMQ hold no more than twice its share of bytes, by the size of the last hundred messages or so."""
+        self._mean_bytes += (size - self._mean_bytes) / 64
+        fitting = max(_LEAST, int(_SHARE * self._inbox.capacity_bytes / max(self._mean_bytes, 1.0)))
+        if fitting < self._limit / 2:
+            self._limit = self._socket.rcvhwm = fitting
 
-def probe(stream: StreamConfig, timeout_s: float = 5.0) -> str:
-    """Try an endpoint and say in one line how it answers, without taking a message away from anybody.
-
-    A PUSH socket hands its messages round to all readers, so that of a `pull` stream only the TCP port is tried.
-
-    Raises:
-        ConfigError: the CURVE key is missing or malformed.
-        EndpointError: it cannot be bound or reached, or the handshake fails; the message says which and why.
-    """
-    ends = time.monotonic() + timeout_s
-    with zmq.Context() as context:
-        trial = _socket(stream, context)
-        monitor = trial.get_monitor_socket()
-        try:
-            if not stream.bind and stream.endpoint.startswith("tcp://"):
-                _reach(stream.endpoint, timeout_s)
-                if stream.socket == "pull":
-                    return f"{stream.endpoint}: the port answers; as a reader would take messages, no more was tried"
-            address = _open(trial, stream)
-            if stream.bind:
-                return f"{address}: free, and can be bound"
-            if not address.startswith("inproc://"):
-                _shake_hands(stream, monitor, ends)
-            return f"{address}: {'encrypted' if stream.server_key_env else 'unencrypted'}, the handshake succeeds"
-        finally:
-            _close(trial, monitor)
+    def _tell(self) -> None:
+        """Log how the stream stands when that has changed."""
+        if (state := self.state) != self._told:
+            trouble = state == "handshake failed" or (state == "disconnected" and self._told != "handshake failed")
+            level = logging.WARNING if trouble else logging.DEBUG if state in ("idle", "streaming") else logging.INFO
+            why = f": {self._peers.why}" if trouble else ""
+            _log.log(level, "%s from %s: %s%s", self.road, self.endpoint, state, why)
+            self._told = state
 
 
-class _Peers:
-    """Who is at the other end, as the events of a socket monitor tell."""
-
-    def __init__(self) -> None:
-        self.ready = 0
-        """Peers after a handshake."""
-        self.failed = False
-        """Whether the last attempt reached somebody and came to nothing."""
-        self.given_up = False
-        """Whether libzmq makes no further attempt."""
-        self._refused = 0  # peers whose handshake failed and who have not left yet
-
-    def note(self, message: Any) -> None:
-        event = message["event"]
-        if event == zmq.Event.HANDSHAKE_SUCCEEDED:
-            self.ready, self.failed = self.ready + 1, False
-        elif event in _HANDSHAKE_FAILED:
-            self.failed = True
-            self._refused += 1
-        elif event == zmq.Event.DISCONNECTED:
-            self.given_up = True
-            if self._refused:
-                self._refused -= 1
-            elif self.ready:
-                self.ready -= 1
-            else:
-                self.failed = True
-        elif event in (zmq.Event.CONNECT_RETRIED, zmq.Event.CONNECTED, zmq.Event.CONNECT_DELAYED):
-            self.given_up = False
-        elif event == zmq.Event.CLOSED:
-            self.failed = False
-
-
-def _socket(stream: StreamConfig, context: zmq.Context[Any]) -> zmq.Socket[Any]:
+def make_socket(stream: StreamConfig, keys: Keys | None, context: zmq.Context[Any]) -> zmq.Socket[Any]:
     """A socket with all its options, neither bound nor connected."""
-    key = _server_key(stream)
     made = context.socket(zmq.SUB if stream.socket == "sub" else zmq.PULL)
     made.linger = 0
-    made.rcvhwm = 0  # the inbox bounds what is held; a limit here counts parts behind HXN's proxy and drops
+    made.rcvhwm = _FIRST_LIMIT
     made.reconnect_ivl = 100
     made.reconnect_ivl_max = 1000
+    # A machine that was switched off says no goodbye: after 25 s of no answer its connection is given up.
+    made.tcp_keepalive, made.tcp_keepalive_idle, made.tcp_keepalive_intvl, made.tcp_keepalive_cnt = 1, 10, 5, 3
     if stream.socket == "sub":
         made.subscribe(f"{stream.prefix} ".encode() if stream.prefix else b"")
-    if key is not None:
-        made.curve_serverkey = key
-        made.curve_publickey, made.curve_secretkey = zmq.curve_keypair()
+    if keys is not None:
+        made.curve_serverkey, made.curve_publickey, made.curve_secretkey = keys.server, keys.public, keys.own
     return made
 
 
-def _open(made: zmq.Socket[Any], stream: StreamConfig) -> str:
+def open_socket(made: zmq.Socket[Any], stream: StreamConfig) -> str:
+    """Bind or connect it; returns the address, port 0 replaced by the one it became.
+
+    Raises:
+        EndpointError: the endpoint cannot be bound, or is malformed.
+    """
     try:
         (made.bind if stream.bind else made.connect)(stream.endpoint)
     except zmq.ZMQError as error:
@@ -266,68 +246,8 @@ def _open(made: zmq.Socket[Any], stream: StreamConfig) -> str:
     return made.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
-def _close(made: zmq.Socket[Any], monitor: zmq.Socket[Any]) -> None:
+def close_socket(made: zmq.Socket[Any], monitor: zmq.Socket[Any]) -> None:
+    """Close a socket and its monitor."""
     made.disable_monitor()
     monitor.close(linger=0)
     made.close(linger=0)
-
-
-def _server_key(stream: StreamConfig) -> bytes | None:
-    """The server's public key in ZeroMQ's own spelling, from that or from base64."""
-    name = stream.server_key_env
-    if name is None:
-        return None
-    text = (secret(name) or "").strip()
-    if not text:
-        raise ConfigError(f"{stream.endpoint}: server_key_env names {name}, but this environment variable is not set")
-    try:
-        if len(text) == 40:
-            z85.decode(text)
-            return text.encode()
-        key = base64.b64decode(text, validate=True) if len(text) == 44 else b""
-    except (KeyError, ValueError, struct.error, binascii.Error):
-        key = b""
-    if len(key) != 32:
-        raise ConfigError(
-            f"{stream.endpoint}: {name} holds {len(text)} characters that are no CURVE public key: "
-            "it must be 40 characters of Z85, or 44 of base64"
-        )
-    return z85.encode(key)
-
-
-def _reach(endpoint: str, timeout_s: float) -> None:
-    """Open and close a TCP connection."""
-    try:
-        parts = urlsplit(endpoint)
-        if not parts.hostname or not parts.port:
-            raise ValueError("it must be tcp://host:port")
-        socket.create_connection((parts.hostname, parts.port), timeout_s).close()
-    except TimeoutError as error:
-        raise EndpointError(f"{endpoint}: no answer in {timeout_s:g} s: is a firewall in between?") from error
-    except ConnectionRefusedError as error:
-        raise EndpointError(f"{endpoint}: the machine is there, but nobody listens on this port") from error
-    except (OSError, ValueError) as error:
-        raise EndpointError(f"{endpoint} cannot be reached: {error}") from error
-
-
-def _shake_hands(stream: StreamConfig, monitor: zmq.Socket[Any], ends: float) -> None:
-    """Wait until the monitor has seen a handshake succeed."""
-    key = stream.server_key_env
-    why = "no answer"
-    while (left := ends - time.monotonic()) > 0 and monitor.poll(round(1000 * left)):
-        match zmq.Event(recv_monitor_message(monitor)["event"]):
-            case zmq.Event.HANDSHAKE_SUCCEEDED:
-                return
-            case zmq.Event.CONNECTED:
-                why = "the port answers, but not as ZeroMQ does"
-            case zmq.Event.HANDSHAKE_FAILED_PROTOCOL:
-                why = "it is not encrypted: leave out server_key_env" if key else "it is encrypted: give server_key_env"
-                break
-            case zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_AUTH if key:
-                why = f"it does not accept the key in {key}"
-                break
-            case zmq.Event.DISCONNECTED:
-                # It may find out first, and leave without a word.
-                why = f"it hangs up: encrypted on one side only, or no socket for a {stream.socket} reader"
-                break
-    raise EndpointError(f"{stream.endpoint}: the handshake fails: {why}")

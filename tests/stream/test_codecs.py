@@ -10,7 +10,7 @@ from dataclasses import replace
 import lz4.block
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptyinr_stream.errors import WireError
@@ -92,6 +92,37 @@ def test_lz4_is_also_read_in_the_framing_of_hdf5():
     framed = struct.pack(">QI", len(plain), 256) + b"".join(struct.pack(">I", len(block)) + block for block in blocks)
     assert any(len(block) == 256 for block in blocks)
     assert np.array_equal(codecs.decode(EncodedImage(framed, pixels.shape, pixels.dtype, "lz4<")), pixels)
+
+
+@pytest.mark.usefixtures("backend")
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    shape=st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    form=st.sampled_from([(dtype, name) for dtype, names in ENCODINGS.items() for name in names]),
+    block=st.sampled_from([64, 256, 8192]),
+    data=st.data(),
+)
+def test_rows_decoded_alone_are_those_of_the_whole_image(shape, form, block, data):
+    pixels = counts(shape, form[0])
+    first = data.draw(st.integers(0, shape[0] - 1))
+    rows = slice(first, data.draw(st.integers(first + 1, shape[0])))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bslz4, "_BLOCK_BYTES", block)
+        image = encoded(pixels, form[1])
+    assert np.array_equal(codecs.decode(image, rows), pixels[rows])
+
+
+def test_rows_cost_no_more_than_the_blocks_they_lie_in():
+    if bslz4.bitshuffle is None:
+        pytest.skip("bitshuffle has no wheel for this Python")
+    image = encoded(counts((1024, 512)), "bs16-lz4<")
+    tracemalloc.start()
+    try:
+        codecs.decode(image, slice(100, 110))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * 512 * 1024 / 20
 
 
 def refused(image):

@@ -54,6 +54,36 @@ def test_the_middle_is_the_centre_unless_it_is_given():
     np.testing.assert_array_equal(apply()[0], IMAGE)
 
 
+@pytest.mark.parametrize("orientation", get_args(Orientation))
+@pytest.mark.parametrize("centre", [None, (3, 4), (4, 3), (2, 2)])
+@pytest.mark.parametrize("window", [(4, 3), (2, 4), (1, 1)])
+def test_the_needed_rows_alone_give_the_same_pattern(orientation, centre, window):
+    convention = FrameConvention(FramesConfig(orientation=orientation, window=window, centre=centre))
+    rows = convention.rows_needed(IMAGE.shape)
+    assert rows.stop - rows.start in window
+    image = IMAGE.copy()
+    image[3, 4] = 65535
+    whole, alone = convention.apply(image), convention.apply(image[rows], IMAGE.shape)
+    np.testing.assert_array_equal(alone[0], whole[0])
+    np.testing.assert_array_equal(alone[1], whole[1])
+    # And what they leave out plays no part.
+    outside = np.full_like(image, 7)
+    outside[rows] = image[rows]
+    np.testing.assert_array_equal(convention.apply(outside)[0], whole[0])
+
+
+def test_all_rows_are_needed_without_a_window_or_with_dc_in_the_corner():
+    assert FrameConvention(FramesConfig()).rows_needed(IMAGE.shape) is None
+    assert FrameConvention(FramesConfig(window=(2, 2), dc="corner")).rows_needed(IMAGE.shape) is None
+
+
+def test_images_of_another_shape_are_cropped_anew():
+    convention = FrameConvention(FramesConfig(window=(2, 2)))
+    for image in (IMAGE, IMAGE[:4], IMAGE):
+        middle = image.shape[0] // 2
+        np.testing.assert_array_equal(convention.apply(image)[0], image[middle - 1 : middle + 1, 3:5])
+
+
 def test_the_centre_is_that_of_the_oriented_image():
     counts, _ = apply(orientation="rot90", window=(2, 2), centre=(5, 2))
     assert counts[1, 1] == np.rot90(IMAGE)[5, 2]

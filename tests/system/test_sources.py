@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from zmq.utils import z85
 from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import StreamConfig
 from ptyinr_stream.errors import ConfigError, EndpointError
-from ptyinr_stream.sources.zeromq import Receiver, probe
+from ptyinr_stream.sources.probing import probe
+from ptyinr_stream.sources.zeromq import Receiver
 
 pytestmark = pytest.mark.system
 
@@ -161,7 +163,7 @@ def test_an_encrypted_stream_is_read_with_either_spelling_of_its_key(
     publisher, endpoint = sender(**curve)
     with Receiver("frames", stream(endpoint, server_key_env="SERVER_KEY"), inbox):
         greet(publisher, inbox)
-    assert "encrypted, the handshake succeeds" in probe(stream(endpoint, server_key_env="SERVER_KEY"))
+    assert "encrypted, the handshake succeeds" in probe(stream(endpoint, server_key_env="SERVER_KEY"), timeout_s=0.5)
 
 
 def test_a_wrong_key_is_not_mistaken_for_silence(
@@ -292,6 +294,74 @@ def test_probing_a_push_socket_takes_no_message_away(sender: Senders, inbox: Inb
     assert [m.parts for m in received if m] == [[b"%d" % number] for number in range(10)]
 
 
+def test_probing_a_push_socket_tells_encryption_on_one_side_only(sender: Senders, curve: dict[str, Any]) -> None:
+    _, encrypted = sender(zmq.PUSH, **curve)
+    _, plain = sender(zmq.PUSH)
+    with pytest.raises(EndpointError, match="it is encrypted: give server_key_env"):
+        probe(stream(encrypted, socket="pull"))
+    with pytest.raises(EndpointError, match="it is not encrypted: leave out server_key_env"):
+        probe(stream(plain, socket="pull", server_key_env="SERVER_KEY"))
+    assert ": encrypted, the port answers" in probe(stream(encrypted, socket="pull", server_key_env="SERVER_KEY"))
+
+
+def test_probing_a_pull_stream_tells_what_is_no_zeromq() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(EndpointError, match="not as ZeroMQ does"):
+            probe(stream(endpoint, socket="pull"), timeout_s=0.3)
+
+
 def test_a_plain_stream_is_probed_in_one_line(sender: Senders) -> None:
     _, endpoint = sender()
-    assert probe(stream(endpoint)) == f"{endpoint}: unencrypted, the handshake succeeds"
+    silent = f"{endpoint}: unencrypted, the handshake succeeds, and no message has come in 0.5 s: nothing is being sent"
+    assert probe(stream(endpoint), timeout_s=0.5) == silent
+
+
+SIZE = 100_000
+FLOOD = 4000
+"""Messages: 400 MB, all of which ZeroMQ would take into memory if it had no limit."""
+
+
+def test_a_flood_that_nobody_works_off_holds_a_pushing_sender_back_and_loses_nothing(sender: Senders) -> None:
+    inbox, sent = Inbox(10 * SIZE), 0
+    pusher, endpoint = sender(zmq.PUSH, sndhwm=1)
+    with Receiver("frames", stream(endpoint, socket="pull"), inbox) as receiver:
+        while sent < FLOOD and pusher.poll(500, zmq.POLLOUT):
+            pusher.send(b"%6d" % sent + bytes(SIZE - 6), zmq.NOBLOCK)
+            sent += 1
+        assert 10 < sent < FLOOD / 4
+        taken = []
+        while (message := inbox.get(timeout=1)) is not None:
+            taken.append(int(message.parts[0][:6]))
+        assert receiver.held_back_s > 0.1
+    assert taken == list(range(sent))
+    assert inbox.high_water_bytes == 10 * SIZE
+
+
+def test_a_flood_that_nobody_works_off_is_dropped_at_the_publisher(sender: Senders) -> None:
+    inbox = Inbox(10 * SIZE)
+    publisher, endpoint = sender(zmq.PUB, sndhwm=100)
+    with Receiver("frames", stream(endpoint), inbox):
+        greet(publisher, inbox)
+        for number in range(FLOOD):
+            publisher.send(b"%6d" % number + bytes(SIZE - 6))
+        taken = []
+        while (message := inbox.get(timeout=1)) is not None:
+            taken.append(int(message.parts[0][:6]))
+    assert 10 <= len(taken) < FLOOD / 4
+    assert taken == sorted(set(taken))
+
+
+def test_small_messages_after_large_ones_do_not_stall(sender: Senders) -> None:
+    """A limit of ZeroMQ's that is raised while a sender waits leaves it waiting for ever."""
+    inbox = Inbox(10 * SIZE)
+    pusher, endpoint = sender(zmq.PUSH, sndhwm=1, sndtimeo=10_000)
+    with Receiver("frames", stream(endpoint, socket="pull"), inbox):
+        for size, number in ((SIZE, 200), (10, 20_000), (SIZE, 200)):
+            with ThreadPoolExecutor(1) as pool:
+                sending = pool.submit(
+                    lambda size=size, number=number: [pusher.send(bytes(size)) for _ in range(number)]
+                )
+                messages = [inbox.get(timeout=10) for _ in range(number)]
+                sending.result(timeout=10)
+            assert all(message is not None and message.size == size for message in messages)

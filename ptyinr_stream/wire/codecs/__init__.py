@@ -42,8 +42,12 @@ class _Layout(NamedTuple):
     by_columns: bool
 
 
-def decode(image: EncodedImage) -> NDArray[Any]:
+def decode(image: EncodedImage, only: slice | None = None) -> NDArray[Any]:
     """Decode an image to (rows, cols) of its dtype in native byte order; the array may be read-only.
+
+    Args:
+        image: as it came.
+        only: the rows to give, `slice(first, last + 1)` within the image; a bitshuffled image costs as much less.
 
     Raises:
         WireError: of kind 'undecodable'; the bytes are not such an image.
@@ -59,14 +63,15 @@ def decode(image: EncodedImage) -> NDArray[Any]:
         raise _undecodable(f"{len(image.data)} bytes cannot hold {rows} x {cols} pixels of {image.dtype}")
     try:
         if layout.bits:
-            pixels = bslz4.decompress(image.data, stored, dtype)
+            pixels = bslz4.decompress(image.data, stored, dtype, None if layout.by_columns else only)
         else:
             data = _decompress_lz4(image.data, size) if layout.compressed else image.data
             pixels = np.frombuffer(data, dtype).reshape(stored)
+            pixels = pixels if layout.by_columns else pixels[only or slice(None)]
     except (ValueError, RuntimeError, OSError, struct.error, lz4.block.LZ4BlockError) as error:
         raise _undecodable(f"{image.encoding} image of {rows} x {cols} {image.dtype} pixels: {error}") from error
     native = pixels.astype(image.dtype.newbyteorder("="), copy=False)
-    return native.T if layout.by_columns else native
+    return native.T[only or slice(None)] if layout.by_columns else native
 
 
 def encode(pixels: NDArray[Any], encoding: str) -> bytes:

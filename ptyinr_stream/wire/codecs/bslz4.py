@@ -35,23 +35,34 @@ except ImportError:  # no wheel for this Python
     bitshuffle = None
 
 _BLOCK_BYTES = 8192  # what detectors write
+_LENGTH = struct.Struct(">I").unpack_from
 
 
-def decompress(data: bytes, shape: tuple[int, int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Decompress to an array of `shape` and `dtype`.
+def decompress(data: bytes, shape: tuple[int, int], dtype: np.dtype[Any], rows: slice | None = None) -> NDArray[Any]:
+    """Decompress to an array of `shape` and `dtype`, or to `rows` of it, which cost only the blocks they lie in.
 
     Raises:
         ValueError: the headers contradict the shape or the length of the data.
         RuntimeError: a block is not LZ4 (bitshuffle).
         OSError: a block is not LZ4 (HDF5).
     """
-    block_bytes = _check(data, shape[0] * shape[1], dtype.itemsize)
+    pixels, columns = shape[0] * shape[1], shape[1]
+    block_bytes, starts = _check(data, pixels, dtype.itemsize)
     if bitshuffle is None:
-        return _decompress_hdf5(data, shape, dtype)
+        return _decompress_hdf5(data, shape, dtype)[rows or slice(None)]
+    block = block_bytes // dtype.itemsize
+    if rows is None:
+        blocks, size, start = slice(starts[0], None), shape, 0
+    else:
+        first, last = rows.start * columns // block, -(-rows.stop * columns // block)
+        start, stop = first * block, min(last * block, pixels)
+        # The pixels that fill no block lie behind the last one.
+        blocks, size = slice(starts[first], starts[last] if stop < pixels else None), (stop - start,)
     with _one_thread():
-        return bitshuffle.decompress_lz4(
-            np.frombuffer(data, np.uint8)[12:], shape, dtype, block_bytes // dtype.itemsize
-        )
+        found = bitshuffle.decompress_lz4(np.frombuffer(data, np.uint8)[blocks], size, dtype, block)
+    if rows is None:
+        return found
+    return found[rows.start * columns - start : rows.stop * columns - start].reshape(-1, columns)
 
 
 def compress(pixels: NDArray[Any]) -> bytes:
@@ -63,8 +74,8 @@ def compress(pixels: NDArray[Any]) -> bytes:
     return struct.pack(">QI", pixels.nbytes, _BLOCK_BYTES) + blocks.tobytes()
 
 
-def _check(data: bytes, pixels: int, itemsize: int) -> int:
-    """Walk the blocks without decompressing them and return their uncompressed size in bytes."""
+def _check(data: bytes, pixels: int, itemsize: int) -> tuple[int, list[int]]:
+    """Walk the blocks without decompressing them; return their uncompressed size in bytes, and where they start."""
     size, block_bytes = struct.unpack_from(">QI", data)
     if size != pixels * itemsize:
         raise ValueError(f"the header announces {size} bytes, the image has {pixels * itemsize}")
@@ -72,16 +83,17 @@ def _check(data: bytes, pixels: int, itemsize: int) -> int:
     if block_bytes == 0 or block_bytes % step:
         raise ValueError(f"blocks of {block_bytes} bytes are no multiple of {step}")
     whole, rest = divmod(size, block_bytes)
-    end = 12
+    end, starts = 12, []
     for _ in range(whole + (rest >= step)):
-        (length,) = struct.unpack_from(">I", data, end)
-        end += 4 + length
+        starts.append(end)
+        end += 4 + _LENGTH(data, end)[0]
         if end > len(data):
             break
+    starts.append(end)
     if end + rest % step != len(data):
         raise ValueError(f"the blocks do not end where the {len(data)} bytes do")
     # A block may be vast and hold the whole image; bitshuffle takes it as an int, which may not.
-    return min(block_bytes, size + -size % step)
+    return min(block_bytes, size + -size % step), starts
 
 
 @contextmanager
