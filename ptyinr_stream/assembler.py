@@ -42,7 +42,18 @@ from ptyinr_stream.optics import ScanPlan, scan_plan
 from ptyinr_stream.samples import SampleTable, select
 from ptyinr_stream.scan import Frame, Joined, Reason, Scan, ScanReport
 
-__all__ = ["Assembler", "BaselineAdded", "Frame", "Joined", "Output", "ScanClosed", "ScanOpened", "ScanReport"]
+__all__ = [
+    "Assembler",
+    "BaselineAdded",
+    "CaptureBound",
+    "Frame",
+    "Joined",
+    "Output",
+    "ScanClosed",
+    "ScanOpened",
+    "ScanReport",
+    "SeriesBound",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +79,21 @@ class BaselineAdded:
 
 
 @dataclass(frozen=True)
+class SeriesBound:
+    """A detector series has turned out to be the scan's; armed again, a scan has another one."""
+
+    uid: str
+    series: int
+
+
+@dataclass(frozen=True)
+class CaptureBound:
+    """The position capture has turned out to be the scan's."""
+
+    uid: str
+
+
+@dataclass(frozen=True)
 class ScanClosed:
     """A scan is over: exactly one for each `ScanOpened`, after its last `Joined`."""
 
@@ -75,13 +101,14 @@ class ScanClosed:
     report: ScanReport
 
 
-Output = ScanOpened | BaselineAdded | Joined | ScanClosed
+Output = ScanOpened | BaselineAdded | SeriesBound | CaptureBound | Joined | ScanClosed
 
 
 @dataclass(eq=False)
 class _Series:
     """A detector series. Without a scan it waits for one, unless it is `closed`: its scan is over, or passed over."""
 
+    number: int
     expected: int | None
     last: float
     """When something of it last arrived."""
@@ -274,7 +301,7 @@ class Assembler:
 
     # Frames
 
-    def _take_frame(self, frame: Frame, now: float) -> list[Joined]:
+    def _take_frame(self, frame: Frame, now: float) -> list[Output]:
         series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
         series.highest = max(series.highest, frame.frame)
         self._touch(series, now)
@@ -282,10 +309,10 @@ class Assembler:
             self.counts["frames_foreign"] += 1
             return []
         if series.scan is not None:
-            return series.scan.take([frame])
+            return [*series.scan.take([frame])]
         series.waiting.append((now, frame))
         self._waiting_bytes += frame.nbytes
-        joined = self._bind(now) if series.expected is None else []
+        joined: list[Output] = self._bind(now) if series.expected is None else []
         while self._waiting_bytes > 1e6 * self._assembly.inbox_mb:
             self._drop_waiting(next(loose for loose in self._loose_series if loose.waiting))
         return joined
@@ -296,7 +323,7 @@ class Assembler:
             return series  # its header came twice
         if self._newest_series is not None:
             self._newest_series.over = True
-        series = self._newest_series = self._series[number] = _Series(expected, now)
+        series = self._newest_series = self._series[number] = _Series(number, expected, now)
         self._loose_series.append(series)
         return series
 
@@ -307,7 +334,7 @@ class Assembler:
 
     # Positions
 
-    def _take_positions(self, event: PositionsArrived, now: float) -> list[Joined]:
+    def _take_positions(self, event: PositionsArrived, now: float) -> list[Output]:
         values = select(self._positions, event.channels)
         if values is None:
             if not self.counts["positions_without_channel"]:
@@ -332,7 +359,7 @@ class Assembler:
         scan = capture.scan
         end = None if scan is None else scan.plan.expected * capture.per_frame
         complete, surplus = capture.samples.place(first, values, end)
-        return self._bind(now) if scan is None else scan.take_samples(capture.samples, complete.tolist(), surplus)
+        return self._bind(now) if scan is None else [*scan.take_samples(capture.samples, complete.tolist(), surplus)]
 
     def _begin_capture(self, now: float) -> _Capture:
         if self._capture is not None:
@@ -356,9 +383,9 @@ class Assembler:
         if bound.scan is not None:
             bound.scan.last = now
 
-    def _bind(self, now: float) -> list[Joined]:
+    def _bind(self, now: float) -> list[Output]:
         """Give series and captures that wait to runs that lack one."""
-        joined: list[Joined] = []
+        joined: list[Output] = []
         for series in list(self._loose_series):
             series.scan = self._run_for(series)
             series.closed = series.scan is None and self._passed_over is not None
@@ -373,6 +400,7 @@ class Assembler:
             else:
                 self._series_of[series.scan.uid] = series
                 series.scan.last = now
+                joined.append(SeriesBound(series.scan.uid, series.number))
                 joined += series.scan.take(frames)
         for capture in list(self._loose_captures):
             taken = (scan for scan in self._scans if scan.samples is None and capture.fits(scan.plan))
@@ -380,6 +408,7 @@ class Assembler:
             capture.closed = capture.scan is None and self._passed_over is not None
             if capture.scan is not None:
                 capture.scan.last = now
+                joined.append(CaptureBound(capture.scan.uid))
                 joined += capture.scan.take_samples(capture.samples, capture.samples.complete_frames().tolist())
             elif capture.closed:
                 self.counts["positions_foreign"] += capture.messages

@@ -131,7 +131,7 @@ def replay(
     Documents (Bluesky's 0MQ wire, msgpack), frames (Eiger stream v1, bitshuffle-LZ4) and positions (HXN's PandA JSON,
     ten raw encoder counts a frame). Nothing is sent before a daemon listens on all three.
     """
-    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.formats import read_scan
     from ptyinr_stream.replay import Endpoints, Replay
     from ptyinr_stream.terminal import counting, say
 

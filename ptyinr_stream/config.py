@@ -197,6 +197,24 @@ class OutputConfig(Section):
     """Keep a PNG of every snapshot, not of the final one only."""
 
 
+class RecordingConfig(Section):
+    """What was received, kept on disk as it came: a scan survives the daemon, and can be replayed."""
+
+    enabled: bool = True
+    folder: Path | None = None
+    """`<folder>/<run uid>/`, on a local disk. None takes `recordings` in `output.folder`; where there is none either,
+    nothing is recorded."""
+    cap_gb: float = Field(default=500.0, gt=0)
+    """Of all recordings together."""
+    free_gb: float = Field(default=5.0, ge=0)
+    """What stays free on their disk."""
+    when_full: Literal["stop", "delete_oldest"] = "stop"
+    """At either limit: end the recording in progress, marked incomplete, or delete the oldest ones whose scans are over
+    first."""
+    buffer_mb: float = Field(default=512.0, gt=0)
+    """Memory for what is received and not yet written; when full, pairing waits for the disk, ten seconds at most."""
+
+
 class Config(Section):
     """The whole file."""
 
@@ -208,6 +226,14 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     tiled: TiledConfig = TiledConfig()
     output: OutputConfig = OutputConfig()
+    recording: RecordingConfig = RecordingConfig()
+
+    @property
+    def recordings(self) -> Path | None:
+        """The folder of the recordings; None where nothing is recorded."""
+        if not self.recording.enabled:
+            return None
+        return self.recording.folder or (self.output.folder and self.output.folder / "recordings")
 
 
 def load_config(path: Path) -> Config:

@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -34,6 +34,7 @@ from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.recorder import Recorder, RecorderStatus
 from ptyinr_stream.sources.zeromq import Receiver
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class DaemonStatus:
     counts: dict[str, int]
     """Messages that were passed over or joined, by kind."""
     publishers: list[PublisherStatus]
+    recorder: RecorderStatus = field(default_factory=lambda: RecorderStatus("off"))
 
 
 class Daemon:
@@ -80,6 +82,7 @@ class Daemon:
         self._receivers: list[Receiver] = []
         self._publishers: list[PublisherThread] = []
         self._intake: Intake | None = None
+        self._recorder: Recorder | None = None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -94,7 +97,10 @@ class Daemon:
             self.engine = Engine(self._config, self._publishers, device=self._device, probe=self._probe)
             stack.callback(self._finish)
             inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
-            self._intake = Intake(self._config, inbox, self._outputs.put)
+            if (folder := self._config.recordings) is not None:
+                self._recorder = Recorder(folder, self._config.recording, self._config.assembly, self._attributes())
+                stack.callback(self._recorder.close)
+            self._intake = Intake(self._config, inbox, self._outputs.put, recorder=self._recorder)
             stack.callback(self._intake.stop)
             streams = self._config.streams
             for road in ("documents", "frames", "positions"):
@@ -148,6 +154,7 @@ class Daemon:
             streams=[receiver.status() for receiver in self._receivers],
             counts=dict(self._intake.counts) if self._intake else {},
             publishers=[publisher.status for publisher in self._publishers],
+            recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
         )
 
     def _finish(self) -> None:
@@ -178,9 +185,11 @@ class Daemon:
         publishers: list[tuple[TiledPublisher | FilesPublisher, str]] = [(publisher, "tiled")]
         output = self._config.output
         if output.folder is not None:
-            attributes = {"version": version("ptyinr-stream"), "configuration": described(self._config)}
-            publishers.append((FilesPublisher(output.folder, output.every_snapshot, attributes), "files"))
+            publishers.append((FilesPublisher(output.folder, output.every_snapshot, self._attributes()), "files"))
         return publishers
+
+    def _attributes(self) -> dict[str, str]:
+        return {"version": version("ptyinr-stream"), "configuration": described(self._config)}
 
 
 def described(config: Config) -> str:

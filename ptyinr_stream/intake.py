@@ -20,6 +20,7 @@ from ptyinr_stream.errors import GeometryError, WireError
 from ptyinr_stream.events import FrameArrived
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.plugins import load_plugin
+from ptyinr_stream.recorder import Recorder
 from ptyinr_stream.wire import WireDecoder
 from ptyinr_stream.wire.codecs import decode
 
@@ -38,6 +39,7 @@ class Intake:
         inbox: of `Message`s; closed when the thread ends, so that no receiver waits for ever.
         deliver: is called in the intake's thread, in order; it must return at once.
         clock: the one by which messages are stamped.
+        recorder: of every event, as it came; None records nothing.
 
     Raises:
         ConfigError: a wire is unknown.
@@ -49,10 +51,12 @@ class Intake:
         inbox: Inbox,
         deliver: Callable[[Output], None],
         clock: Callable[[], float] = time.monotonic,
+        recorder: Recorder | None = None,
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
+        self._recorder = recorder
         self._convention = FrameConvention(config.frames)
         self._assembler = Assembler(config.positions, config.assembly)
         self._decoders: dict[str, WireDecoder] = {}
@@ -111,6 +115,8 @@ class Intake:
 
     def _take(self, message: Message) -> None:
         for event in self._decoders[message.road].feed(message.parts):
+            if self._recorder is not None:
+                self._recorder.take(event, message.received)
             ready = self._frame(event) if isinstance(event, FrameArrived) else event
             if ready is not None:
                 self._hand_on(self._assembler.feed(ready, message.received))
@@ -123,6 +129,8 @@ class Intake:
 
     def _hand_on(self, outputs: list[Output]) -> None:
         for output in outputs:
+            if self._recorder is not None:
+                self._recorder.follow(output, self._clock())
             self._deliver(output)
 
     def _frame(self, arrived: FrameArrived) -> Frame | None:

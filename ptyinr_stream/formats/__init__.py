@@ -1,14 +1,16 @@
-"""Recorded scans, one file a format: every module here defines `read_scan(path)` and `write_scan(path, scan)`."""
+"""Recorded scans, one file a format: every module here defines `read_scan(path)`, those of files `write_scan` too."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr.types import ScanGeometry, ScanRange
+from ptyinr_stream.plugins import load_plugin
 
 
 @dataclass(frozen=True)
@@ -93,3 +95,13 @@ class RecordedScan:
     def scan_range(self) -> ScanRange:
         """The extent of the positions."""
         return ScanRange.of(self.positions_m)
+
+
+def read_scan(path: Path) -> RecordedScan:
+    """Read a recorded scan, whatever it is: a folder is a recording, a file one of the scan files.
+
+    Raises:
+        ScanFileError: it is missing, torn or inconsistent.
+    """
+    name = "recording" if Path(path).is_dir() else "ptyinr_h5"
+    return load_plugin("ptyinr_stream.formats", name).read_scan(path)
