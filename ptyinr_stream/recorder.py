@@ -74,7 +74,7 @@ class Recorder:
         folder: Path,
         config: RecordingConfig,
         assembly: AssemblyConfig,
-        attributes: Mapping[str, Any],
+        attributes: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
@@ -160,7 +160,7 @@ class Recorder:
         with self._changed:
             self._hurried = True
         self._put(flush, 0, self._clock())
-        return flushed.wait(timeout)
+        return not self._died and flushed.wait(timeout)
 
     def close(self, timeout: float | None = 60.0) -> None:
         """Write what was taken and end; the recordings of scans that go on can be resumed."""

@@ -59,13 +59,15 @@ class Recording:
             try:
                 self._segments.append(SegmentReader(path))
                 lives.append(int(path.name[:3]))
+                if lacking := self._segments[-1].unwritten:
+                    self.problems.append(f"{path}: {lacking} events are not there: torn, or just being written")
             except ScanFileError as error:
                 self.problems.append(str(error))
         if not self._segments:
             raise ScanFileError(f"{self.folder}: no segment can be read: {'; '.join(self.problems)}")
         attributes = next((s.attributes for s in self._segments if "uid" in s.attributes), {})
-        configuration = str(self._segments[0].attributes.get("configuration", "{}"))
-        uid = str(attributes.get("uid", self.folder.name))
+        configuration = self._segments[0].attributes.get("configuration", "{}")
+        uid = attributes.get("uid", self.folder.name)
         self.standing = read_standing(self.folder) or Standing(uid, configuration=configuration)
         self._index = self._arrange(lives)
 

@@ -4,7 +4,7 @@ It is written anew, beside the old one, and takes its place in one step. A growi
 
 | | |
 |---|---|
-| attributes | `uid`, `state`, `reason`, `segments`; as JSON `configuration`, `report`, `counts` |
+| attributes | `uid`, `state`, `reason`; as JSON `configuration`, `report`, `counts` |
 | `frames/data`, `frames/id` | virtual: frames of all segments; (series, frame) of each |
 | `documents` | JSON of start, baseline, stop ..., as they came |
 | `positions/...` | once the recording has ended: `first_sample`, `length` of each message, and its channels' samples |
@@ -17,8 +17,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ import numpy as np
 from ptyinr_stream.events import PositionsArrived
 
 from . import FORMAT, MASTER, VERSION
-from .segment import WRITE_ERRORS, frames_of, opened
+from .segment import WRITE_ERRORS, frames_of, opened, read_attributes, write_attributes
 
 State = Literal["growing", "interrupted", "complete", "incomplete"]
 """`growing` while a daemon writes, and after one was killed; `interrupted` where it ended before its scan did;
@@ -63,12 +63,10 @@ def write_master(
     segments = sorted(folder.glob("[0-9][0-9][0-9]-*.h5"))
     new = folder / f".{MASTER}"
     with h5py.File(new, "w", libver="latest") as file:
-        file.attrs.update({"format": FORMAT, "format_version": VERSION, "segments": [path.name for path in segments]})
-        file.attrs.update({"uid": standing.uid, "state": standing.state, "reason": standing.reason})
-        file.attrs["configuration"] = standing.configuration
-        file.attrs["report"], file.attrs["counts"] = json.dumps(standing.report), json.dumps(standing.counts)
+        known = {**asdict(standing), "report": json.dumps(standing.report), "counts": json.dumps(standing.counts)}
+        write_attributes(file, {"format": FORMAT, "format_version": str(VERSION), **known})
         _link_frames(file, segments)
-        file.create_dataset("documents", data=np.array(documents, object), dtype=h5py.string_dtype())
+        file["documents"] = np.array([document.encode() for document in documents], bytes)
         if positions:
             _lay_positions(file.create_group("positions"), positions)
     os.replace(new, folder / MASTER)
@@ -78,8 +76,8 @@ def read_standing(folder: Path) -> Standing | None:
     """How a recording stands; None without a readable master."""
     try:
         with opened(folder / MASTER) as file:
-            known: Mapping[str, Any] = dict(file.attrs)
-            texts = {name: str(known[name]) for name in ("uid", "state", "reason", "configuration")}
+            known = read_attributes(file)
+            texts = {name: known[name] for name in ("uid", "state", "reason", "configuration")}
             found = {name: json.loads(known[name]) for name in ("report", "counts")}
             return Standing(**texts, **found)  # pyright: ignore[reportArgumentType]
     except (*WRITE_ERRORS, KeyError, ValueError):
@@ -90,13 +88,13 @@ def read_documents(folder: Path) -> list[str]:
     """The documents in the master, none where there is none."""
     try:
         with opened(folder / MASTER) as file:
-            return [str(document) for document in file["documents"].asstr()[()]]
+            return [document.decode() for document in file["documents"][()]]
     except (*WRITE_ERRORS, KeyError):
         return []
 
 
 def _link_frames(file: h5py.File, segments: Sequence[Path]) -> None:
-    found = list(frames_of(list(segments)))
+    found = [entry for entry in frames_of(list(segments)) if entry[1][0]]
     alike = [(path, len_) for path, (len_, *shape), dtype in found if (tuple(shape), dtype) == _form(found[0])]
     if not alike:
         return
@@ -108,8 +106,7 @@ def _link_frames(file: h5py.File, segments: Sequence[Path]) -> None:
         for number, (path, length) in enumerate(alike):
             source = h5py.VirtualSource(path.name, f"frames/{name}", (length, *rest), kind, maxshape=(None, *rest))
             if number < len(alike) - 1:
-                if length:
-                    layout[start : start + length] = source[:length]
+                layout[start : start + length] = source[:length]
             else:  # the one that may still grow
                 layout[start : h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
             start += length

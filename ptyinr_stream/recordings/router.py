@@ -68,7 +68,7 @@ class Router:
         folder: Path,
         config: RecordingConfig,
         assembly: AssemblyConfig,
-        attributes: Mapping[str, Any],
+        attributes: Mapping[str, str],
         epoch: float,
     ) -> None:
         self.counts: Counter[str] = Counter()

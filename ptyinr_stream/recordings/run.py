@@ -37,7 +37,7 @@ class RunWriter:
         RuntimeError: likewise.
     """
 
-    def __init__(self, folder: Path, uid: str, attributes: Mapping[str, Any], life: int = 0) -> None:
+    def __init__(self, folder: Path, uid: str, attributes: Mapping[str, str], life: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=life > 0)
         self.folder, self.uid, self.life = folder, uid, life
         self.stopped = False
@@ -52,9 +52,10 @@ class RunWriter:
         """The scan's."""
         self.over = False
         """Whether the scan has ended by itself, not with the daemon."""
-        self.standing = Standing(uid, configuration=str(attributes.get("configuration", "{}")))
+        self.standing = Standing(uid, configuration=attributes.get("configuration", "{}"))
         self._documents = read_documents(folder)
         self._series: list[SegmentWriter] = []
+        self._master_due = False
         self._journal = SegmentWriter(folder / f"{life:03d}-journal.h5", {**attributes, "uid": uid})
         (folder / _SPARE).write_bytes(bytes(_SPARE_BYTES))
         write_master(folder, self.standing, self._documents)
@@ -86,7 +87,7 @@ class RunWriter:
         try:
             segment.move(self.folder / f"{name}.h5")
             self._series.append(segment)
-            write_master(self.folder, self.standing, self._documents)
+            self._master_due = True
         except WRITE_ERRORS as error:
             self.fail(f"{self.folder}: {error}")
 
@@ -96,6 +97,9 @@ class RunWriter:
             try:
                 for segment in (*self._series, self._journal):
                     segment.flush()
+                if self._master_due:  # a virtual dataset of no frames cannot grow
+                    write_master(self.folder, self.standing, self._documents)
+                    self._master_due = False
             except WRITE_ERRORS as error:
                 self.fail(f"{self.folder}: {error}")
 

@@ -7,6 +7,7 @@ event points to is flushed before the event's own row.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ PACKED, CHUNK, EXPOSURE = 1, 2, 3
 ROW = np.dtype([("order", "<i8"), ("time", "<f8"), ("kind", "u1"), ("start", "<i8"), ("length", "<i8")])
 _EXPOSURE = np.dtype([("series", "<i8"), ("frame", "<i8"), ("start_ns", "<i8"), ("stop_ns", "<i8")])
 _BYTES_CHUNK = 2**17
+_ATTEMPTS = 24
 
 WRITE_ERRORS = (OSError, RuntimeError)
 """What h5py raises when a disk is full, read-only or gone."""
@@ -43,7 +45,7 @@ class SegmentWriter:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, path: Path, attributes: Mapping[str, Any], first: FrameArrived | None = None) -> None:
+    def __init__(self, path: Path, attributes: Mapping[str, str], first: FrameArrived | None = None) -> None:
         self.path = path
         self.frames = 0
         self.pending_bytes = 0
@@ -141,9 +143,9 @@ class SegmentWriter:
         with contextlib.suppress(*WRITE_ERRORS, ValueError):
             self._file.close()
 
-    def _create(self, attributes: Mapping[str, Any]) -> None:
+    def _create(self, attributes: Mapping[str, str]) -> None:
         file = self._file
-        file.attrs.update({"format": FORMAT, "format_version": VERSION, **attributes})
+        write_attributes(file, {"format": FORMAT, "format_version": str(VERSION), **attributes})
         file.create_dataset("events", (0,), ROW, maxshape=(None,), chunks=(1024,))
         file.create_dataset("bytes", (0,), np.uint8, maxshape=(None,), chunks=(_BYTES_CHUNK,))
         file.create_dataset("exposures", (0,), _EXPOSURE, maxshape=(None,), chunks=(1024,))
@@ -172,6 +174,8 @@ class SegmentReader:
 
     rows: NDArray[Any]
     """Of type `ROW`."""
+    unwritten: int
+    """Rows that were announced and are not there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -212,25 +216,40 @@ class SegmentReader:
             raise ScanFileError(f"{self.path}: event {index} cannot be read: {error}") from error
 
     def _open(self, file: Any) -> None:
-        if file.attrs["format"] != FORMAT or file.attrs["format_version"] > VERSION:
-            raise ValueError(f"of format {file.attrs['format']} {file.attrs['version']}")
-        self.attributes = dict(file.attrs)
-        rows = file["events"][()]
+        self.attributes = read_attributes(file)
+        if self.attributes["format"] != FORMAT or int(self.attributes["format_version"]) > VERSION:
+            raise ValueError(f"of format {self.attributes['format']} {self.attributes['format_version']}")
+        rows = self._table(file, "events")
         # The file may have been extended, and its writer killed, before the rows were there.
         written = rows["kind"] != 0
         self.rows = rows if written.all() else rows[: int(np.argmin(written))]
+        self.unwritten = file["events"].shape[0] - len(self.rows)
         # Opened after the rows: what a row points to is there.
         self._bytes = file["bytes"]
-        self._exposures = file["exposures"][()]
+        self._exposures = self._table(file, "exposures")
         if "frames" in file:
             self._data = file["frames/data"]
-            self._ids = file["frames/id"][()]
+            self._ids = self._table(file, "frames/id")
             self._like = unpack(self._data.attrs["event"].tobytes())
+
+    def _table(self, file: Any, name: str) -> NDArray[Any]:
+        """The rows before the first that are not in the file: beyond its end HDF5 reads zeros."""
+        rows, table = file[name][()], file[name].id
+        for number in range(table.get_num_chunks()):
+            chunk = table.get_chunk_info(number)
+            if self._is_cut(chunk):
+                rows = rows[: chunk.chunk_offset[0]]
+        return rows
+
+    def _is_cut(self, chunk: Any) -> bool:
+        return chunk.byte_offset is None or chunk.byte_offset + chunk.size > self.path.stat().st_size
 
     def _frame(self, start: int, length: int) -> FrameArrived:
         if self._like is None:
             raise ValueError("there are no frames")
         series, frame = self._ids[start].tolist()
+        if self._is_cut(self._data.id.get_chunk_info_by_coord((start, 0, 0))):
+            raise ValueError("the file ends before it")
         _, data = self._data.id.read_direct_chunk((start, 0, 0))
         if len(data) != length:
             raise ValueError(f"frame {frame} of series {series} has {len(data)} of {length} bytes")
@@ -243,7 +262,24 @@ def opened(path: Path) -> Any:
     Raises:
         OSError: it is missing, no HDF5 file or torn.
     """
-    return h5py.File(path, "r", libver="latest", swmr=True)
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    access.set_libver_bounds(h5py.h5f.LIBVER_LATEST, h5py.h5f.LIBVER_LATEST)
+    # A reader that comes in the middle of a write finds a wrong checksum, and tries again. In a torn file it stays
+    # wrong: HDF5's hundred attempts, each after twice the pause of the last, would take for ever; these take 20 ms.
+    ctypes.CDLL(h5py.h5p.__file__).H5Pset_metadata_read_attempts(ctypes.c_int64(access.id), ctypes.c_uint(_ATTEMPTS))
+    flags = h5py.h5f.ACC_RDONLY | h5py.h5f.ACC_SWMR_READ
+    return h5py.File(h5py.h5f.open(str(path).encode(), flags, access))
+
+
+def write_attributes(file: Any, attributes: Mapping[str, str]) -> None:
+    """Write texts in UTF-8 as strings of fixed length: in a torn file, HDF5 has searched for others without end."""
+    for name, text in attributes.items():
+        file.attrs[name] = np.bytes_(text.encode() or b" ")
+
+
+def read_attributes(file: Any) -> dict[str, str]:
+    """The texts that `write_attributes` wrote."""
+    return {name: value.decode().strip() for name, value in file.attrs.items() if isinstance(value, bytes)}
 
 
 def frames_of(paths: list[Path]) -> Iterator[tuple[Path, tuple[int, ...], np.dtype[Any]]]:
