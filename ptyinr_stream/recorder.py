@@ -175,15 +175,13 @@ class Recorder:
         with self._changed:
             if self._closed or self._died:
                 return
-            if self._refusing and self._queue:
-                self._refused += 1
-                return
-            self._refusing = False
-            waited = self._changed.wait_for(self._has_room(size), PATIENCE_S)
-            if not waited:
-                self._refusing = True
-                self._refused += 1
-                return
+            if size:  # what is said of runs is small, and never refused
+                if not self._queue:
+                    self._refusing = False
+                if self._refusing or not self._changed.wait_for(self._has_room(size), PATIENCE_S):
+                    self._refusing = True
+                    self._refused += 1
+                    return
             self._queue.append((work, size, now))
             self._queued_bytes += size
             # Otherwise the thread comes by itself: woken for each frame, it would disturb the intake a thousand times a

@@ -15,7 +15,9 @@ import numpy as np
 from ptyinr_stream import events
 from ptyinr_stream.errors import ScanFileError
 
-_TYPES: dict[str, type] = {name: kind for name, kind in vars(events).items() if isinstance(kind, type) and is_dataclass(kind)}
+_TYPES: dict[str, type] = {
+    name: kind for name, kind in vars(events).items() if isinstance(kind, type) and is_dataclass(kind)
+}
 
 
 def pack(value: Any) -> bytes:

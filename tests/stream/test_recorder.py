@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -73,7 +77,11 @@ def image(frame: int, encoding: str = "bs16-lz4<", seed: int = 0) -> EncodedImag
 
 
 def start(uid: str = "run-a", nx: int = NX, ny: int = NY) -> RunStarted:
-    scan = {"type": "2D_FLY_PANDA", "scan_input": [-1.0, 1.0, float(nx), -1.0, 1.0, float(ny)], "detector_distance": 2.0}
+    scan = {
+        "type": "2D_FLY_PANDA",
+        "scan_input": [-1.0, 1.0, float(nx), -1.0, 1.0, float(ny)],
+        "detector_distance": 2.0,
+    }
     extras = {"array": np.arange(3), "pair": (1, 2), 5: None, "bytes": b"\x00\n", "one": np.float32(2), "nan": 1j}
     return RunStarted(uid, {"uid": uid, "shape": [nx, ny], "scan": scan, "extras": extras})
 
@@ -83,24 +91,27 @@ def positions(first: int, n: int, shift: float = 0) -> PositionsArrived:
     return PositionsArrived(first, {Y: 10 * samples, X: -7 * samples, TIME: 1e-3 * samples})
 
 
-def frames(series: int, numbers: range = range(N), encoding: str = "bs16-lz4<") -> Iterator[Event]:
+def frames(series: int, numbers: range, encoding: str) -> Iterator[Event]:
     for number in numbers:
         yield FrameArrived(series, number, image(number, encoding, series))
         yield FrameTimed(series, number, 10 * number, 10 * number + 9)
 
 
-def scan(uid: str = "run-a", series: int = 7, encoding: str = "bs16-lz4<", shift: float = 0) -> list[Event]:
+def scan(
+    uid: str = "run-a", series: int = 7, encoding: str = "bs16-lz4<", shift: float = 0, ny: int = NY
+) -> list[Event]:
+    n = NX * ny
     trusted = np.ones(SHAPE, bool)
     trusted[3, 4] = False
     return [
-        start(uid),
+        start(uid, ny=ny),
         BaselineRead(uid, {"dcm_th": 9.5}),
         CaptureStarted(),
-        SeriesStarted(series, N, {"ntrigger": N, "nimages": 1}),
+        SeriesStarted(series, n, {"ntrigger": n, "nimages": 1}),
         PixelMaskSent(series, trusted),
         positions(0, 7, shift),
-        *frames(series, encoding=encoding),
-        positions(7, 2 * N - 7, shift),
+        *frames(series, range(n), encoding),
+        positions(7, 2 * n - 7, shift),
         SeriesEnded(series),
         CaptureEnded(2),
         RunStopped(uid),
@@ -130,6 +141,13 @@ class Life:
             for output in self.assembler.feed(ready, now):
                 self.recorder.follow(output, now)
                 self.outputs.append(output)
+
+    def go_on(self) -> None:
+        """Resume what a life before this one has left unfinished."""
+        for found in unfinished(self.config.recordings or Path()):
+            with found:
+                self.recorder.resume(found.uid, found.folder, time.monotonic())
+                self.feed(*(entry.event for entry in found.events()), record=False)
 
     def end(self) -> None:
         for output in self.assembler.finish():
@@ -331,11 +349,8 @@ def test_a_second_life_goes_on_in_segments_of_its_own(tmp_path: Path) -> None:
     with Recording(tmp_path / "run-a") as recording:
         assert recording.standing.state == "interrupted"
 
-    (found,) = unfinished(tmp_path)
     second = Life(configuration(tmp_path))
-    with found:
-        second.recorder.resume(found.uid, found.folder, time.monotonic())
-        second.feed(*(entry.event for entry in found.events()), record=False)
+    second.go_on()
     second.feed(*events[13:])
     second.end()
 
@@ -357,10 +372,7 @@ def test_a_torn_segment_is_reported_and_the_rest_is_read(tmp_path: Path) -> None
     events = scan()
     for part in (slice(None, 13), slice(13, None)):
         life = Life(configuration(tmp_path))
-        for found in unfinished(tmp_path):
-            life.recorder.resume(found.uid, found.folder, time.monotonic())
-            life.feed(*(entry.event for entry in found.events()), record=False)
-            found.close()
+        life.go_on()
         life.feed(*events[part])
         life.end()
     torn = tmp_path / "run-a" / "001-series-7.h5"
@@ -403,3 +415,58 @@ def test_a_run_that_is_no_scan_is_not_recorded_and_counted(tmp_path: Path) -> No
     life.end()
     assert [path.name for path in tmp_path.iterdir()] == ["run-a"]
     assert life.recorder.status.counts["unbound_events"] == 2
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from test_recorder import Life, configuration, scan
+
+folder, first = Path(sys.argv[1]), int(sys.argv[2])
+life = Life(configuration(folder))
+life.go_on()
+for number in range(first, 10**6, 3):
+    life.feed(*scan(ny=60)[number : number + 3])
+    assert life.recorder.sync()
+    print(number + 3, flush=True)
+"""
+
+
+def record_until_killed(folder: Path, first: int, lines: int) -> int:
+    """Record in a child from event `first` on, kill it after some confirmations, and return the last."""
+    command = [sys.executable, "-c", CHILD, str(folder), str(first)]
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    confirmed = first
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": paths}) as child:
+        assert child.stdout is not None
+        for _ in range(lines):
+            confirmed = int(child.stdout.readline())
+        child.send_signal(signal.SIGKILL)
+        confirmed = max([confirmed, *(int(line) for line in child.stdout.read().split(b"\n")[:-1])])
+    assert child.returncode == -signal.SIGKILL
+    return confirmed
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_flushed_before_a_kill_is_read_bit_by_bit_and_another_life_goes_on(tmp_path: Path, seed: int) -> None:
+    sent, random, confirmed = scan(ny=60), np.random.default_rng(seed), 0
+    for _ in range(2):
+        confirmed = record_until_killed(tmp_path, confirmed, int(random.integers(1, 50)))
+        (found,) = unfinished(tmp_path)
+        with found:
+            there = [entry.event for entry in found.events()]
+            assert found.problems == []
+        assert len(there) >= confirmed
+        assert_same(there, sent[: len(there)])
+        confirmed = len(there)
+    life = Life(configuration(tmp_path))
+    life.go_on()
+    life.feed(*sent[confirmed:])
+    life.end()
+    assert_same(recorded(tmp_path / "run-a"), sent)
+    assert read_run(tmp_path / "run-a").report.paired == 240
+    with h5py.File(tmp_path / "run-a" / "recording.h5", swmr=True) as file:
+        master: Any = file
+        assert master["frames/id"][:, 1].tolist() == list(range(240))
+        assert master["frames/data"][239].tolist() == decode(image(239, seed=7)).tolist()
