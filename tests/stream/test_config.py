@@ -51,7 +51,7 @@ def test_the_beamline_file_holds_no_host_name_and_no_secret_of_the_beamline() ->
 @pytest.mark.parametrize(
     ("path", "names"),
     [
-        ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output"),
+        ("stream", "streams, geometry, frames, positions, assembly, training, tiled, output, recording"),
         ("streams.frames.wires", "endpoint, wire, socket, bind, prefix, server_key_env"),
         ("geometry.detector_pixel", "detector_pixel_um, distance_m, energy_kev"),
         ("positions.axis0.um_per_counts", "channel, um_per_count, motor_sign"),
