@@ -87,6 +87,7 @@ class Recorder:
         self._hurried = False
         self._refusing = False
         self._refused = 0
+        self._marked = False
         self._order = 0
         self._slowest_flush_s = 0.0
         self._died = ""
@@ -181,7 +182,11 @@ class Recorder:
                 if self._refusing or not self._changed.wait_for(self._has_room(size), PATIENCE_S):
                     self._refusing = True
                     self._refused += 1
+                    if not self._marked:  # in its place among all else, to end the recordings that it is missing from
+                        self._marked = True
+                        self._queue.append((self._give_up, 0, now))
                     return
+            self._marked = False
             self._queue.append((work, size, now))
             self._queued_bytes += size
             # Otherwise the thread comes by itself: woken for each frame, it would disturb the intake a thousand times a
@@ -228,12 +233,14 @@ class Recorder:
                 batch.append(work)
                 taken += size
             self._queued_bytes -= taken
-            refused, self._refused = self._refused, 0
+            self._marked = False
             self._changed.notify_all()
-            closed = self._closed
-        if refused:
-            self._router.give_up(f"the disk took nothing for {PATIENCE_S:g} s", refused)
-        return batch, closed
+            return batch, self._closed
+
+    def _give_up(self) -> None:
+        with self._changed:
+            refused, self._refused = self._refused, 0
+        self._router.give_up(f"the disk took nothing for {PATIENCE_S:g} s", refused)
 
     def _flush(self) -> None:
         began = time.perf_counter()

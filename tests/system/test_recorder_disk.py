@@ -160,10 +160,11 @@ def test_below_the_free_space_nothing_is_recorded(tmp_path: Path) -> None:
         assert "recording.free_gb" in recorder.status.reason
 
 
+@pytest.mark.parametrize("begun", [True, False])
 def test_a_disk_that_stands_still_ends_the_recording_after_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
-    monkeypatch.setattr(recorder_module, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(recorder_module, "PATIENCE_S", 0.05 if begun else 1e-3)  # before the run itself is written
     flush, moves = SegmentWriter.flush, threading.Event()
 
     def slow(segment: SegmentWriter) -> None:
@@ -174,8 +175,9 @@ def test_a_disk_that_stands_still_ends_the_recording_after_a_while(
     monkeypatch.setattr(SegmentWriter, "flush", slow)
     with recording(tmp_path, buffer_mb=1e-6 * 20 * BYTES) as recorder:
         begin(recorder, "run-a", 7)
-        recorder.take(frame(7, 0), time.monotonic())
-        for number in range(1, 100):
+        if begun:
+            assert recorder.sync()
+        for number in range(100):
             recorder.take(frame(7, number), time.monotonic())
         moves.set()
         end(recorder, "run-a")
