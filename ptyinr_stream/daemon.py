@@ -34,6 +34,7 @@ from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
+from ptyinr_stream.recorder import Recorder, RecorderStatus
 from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.trace import Trace
@@ -57,6 +58,7 @@ class DaemonStatus:
     publishers: list[PublisherStatus]
     intake: dict[str, Any] = field(default_factory=dict)
     """Open scans, what the inbox holds, and the latency of pairs: see `Intake.status`."""
+    recorder: RecorderStatus = field(default_factory=lambda: RecorderStatus("off"))
 
 
 class Daemon:
@@ -87,6 +89,7 @@ class Daemon:
         output = config.output
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
         self._files: FileSource | None = None
+        self._recorder: Recorder | None = None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -102,8 +105,11 @@ class Daemon:
             stack.callback(self._finish)
             inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
             self._files = FileSource(self._config, inbox) if self._config.reads_files else None
+            if (folder := self._config.recordings) is not None:
+                self._recorder = Recorder(folder, self._config.recording, self._config.assembly, self._attributes())
+                stack.callback(self._recorder.close)
             take = None if self._files is None else self._files.take
-            self._intake = Intake(self._config, inbox, self._outputs.put, files=take)
+            self._intake = Intake(self._config, inbox, self._outputs.put, files=take, recorder=self._recorder)
             stack.callback(self._intake.stop)
             if self._files is not None:
                 stack.callback(self._files.stop)
@@ -162,6 +168,7 @@ class Daemon:
             counts={**(self._intake.counts if self._intake else {}), **self._file_counts()},
             publishers=[publisher.status for publisher in self._publishers],
             intake=self._intake.status() if self._intake else {},
+            recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
         )
 
     def _file_counts(self) -> dict[str, int]:
@@ -201,9 +208,11 @@ class Daemon:
         publishers: list[tuple[TiledPublisher | FilesPublisher, str]] = [(publisher, "tiled")]
         output = self._config.output
         if output.folder is not None:
-            attributes = {"version": version("ptyinr-stream"), "configuration": described(self._config)}
-            publishers.append((FilesPublisher(output.folder, output.every_snapshot, attributes), "files"))
+            publishers.append((FilesPublisher(output.folder, output.every_snapshot, self._attributes()), "files"))
         return publishers
+
+    def _attributes(self) -> dict[str, str]:
+        return {"version": version("ptyinr-stream"), "configuration": described(self._config)}
 
 
 def described(config: Config) -> str:

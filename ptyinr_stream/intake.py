@@ -15,15 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from ptyinr_stream.assembler import Assembler, Frame, Joined, Output
-from ptyinr_stream.calibration import Calibration
+from ptyinr_stream.assembler import Joined, Output
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import Event, FrameArrived, FrameFound, FramesMissing
-from ptyinr_stream.frames import FrameConvention
+from ptyinr_stream.events import Event, FramesMissing
+from ptyinr_stream.joining import Joining
+from ptyinr_stream.recorder import Recorder
 from ptyinr_stream.wire import WireDecoder, decoder_of
-from ptyinr_stream.wire.codecs import decode
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +40,7 @@ class Intake:
         clock: the one by which messages are stamped.
         files: is offered what the documents say, and which frames are missing. What it returns True for it takes over:
             that comes back through the inbox, as `Message.events`, when it has been read.
+        recorder: of every event, as it came; None records nothing.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
@@ -54,21 +53,18 @@ class Intake:
         deliver: Callable[[Output], None],
         clock: Callable[[], float] = time.monotonic,
         files: Callable[[Event | FramesMissing], bool] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
         self._files = files
-        self._calibration = Calibration(config.frames)
-        self._calibration_of_files = Calibration(config.files.frames or config.frames)
-        # A stream and a file of one detector may lie differently; if they do not, they share the beam's centre.
-        self._alike = config.files.frames is None
-        self._assembler = Assembler(config.positions, config.joining)
+        self._recorder = recorder
+        self._joining = Joining(config)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
             if (stream := getattr(config.streams, road)) is not None:
                 self._decoders[road] = decoder_of(stream)
-        self._unusable: Counter[str] = Counter()
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
         self._latencies = _Latencies()
         self._next_tick = float("-inf")
@@ -80,8 +76,8 @@ class Intake:
     def counts(self) -> dict[str, int]:
         """What became of messages and frames that are in no scan's report, as `road.kind` and `assembly.kind`."""
         counters = {road: decoder.counts for road, decoder in self._decoders.items()}
-        found = Counter({f"frames.{kind}": number for kind, number in dict(self._unusable).items()})
-        for road, counter in {**counters, "assembly": self._assembler.counts}.items():
+        found = Counter({f"frames.{kind}": number for kind, number in dict(self._joining.unusable).items()})
+        for road, counter in {**counters, "assembly": self._joining.assembler.counts}.items():
             found.update({f"{road}.{kind}": number for kind, number in dict(counter).items()})
         return dict(found)
 
@@ -116,70 +112,37 @@ class Intake:
                     self._take(message)
                 now = self._clock() if message is None else message.received
                 self._tick(now)
-            for calibration in (self._calibration, self._calibration_of_files):
-                self._join(calibration.finish(), now, calibration)
-            self._hand_on(self._assembler.finish())
+            self._hand_on(self._joining.finish(now))
         except Exception as error:  # noqa: BLE001 - `check` raises it
             self._error = error
         finally:
             self._inbox.close()
 
     def _take(self, message: Message) -> None:
-        of_files = message.road == "files"
-        calibration = self._calibration_of_files if of_files else self._calibration
         for event in message.events or self._decoders[message.road].feed(message.parts):
             if message.road == "documents" and self._files is not None and self._files(event):
                 continue
-            if isinstance(event, FrameFound):
-                self._fill(event, message.received)
-            else:
-                self._join(calibration.feed(event, message.received), message.received, calibration)
-
-    def _fill(self, found: FrameFound, received: float) -> None:
-        """Give a frame that the stream has lost to its scan, as the file has it."""
-        series = self._assembler.series_of(found.uid)
-        calibration = self._calibration if self._alike else self._calibration_of_files
-        arrived = FrameArrived(-1 if series is None else series, found.frame, found.image)
-        frame = self._frame(arrived, calibration.convention(arrived.series))
-        self._hand_on(self._assembler.fill(found.uid, [] if frame is None else [frame], received))
-
-    def _join(self, events: list[Event], received: float, calibration: Calibration) -> None:
-        for event in events:
-            arrived = isinstance(event, FrameArrived)
-            ready = self._frame(event, calibration.convention(event.series)) if arrived else event
-            if ready is not None:
-                outputs = self._assembler.feed(ready, received)
-                self._hand_on(outputs)
-                if joined := sum(len(output.batch.indices) for output in outputs if isinstance(output, Joined)):
-                    self._latencies.add(self._clock() - received, joined)
+            if self._recorder is not None:
+                self._recorder.take(event, message.received)
+            outputs = self._joining.feed(event, message.received)
+            self._hand_on(outputs)
+            if joined := sum(len(output.batch.indices) for output in outputs if isinstance(output, Joined)):
+                self._latencies.add(self._clock() - message.received, joined)
 
     def _tick(self, now: float) -> None:
         if now >= self._next_tick:
             self._next_tick = now + _TICK_S
-            for calibration in (self._calibration, self._calibration_of_files):
-                self._join(calibration.tick(now), now, calibration)
-            self._hand_on(self._assembler.tick(now))
-            self._progress = {"scans": self._assembler.open_scans, "waiting_frames": self._assembler.waiting_frames}
+            self._hand_on(self._joining.tick(now))
+            assembler = self._joining.assembler
+            self._progress = {"scans": assembler.open_scans, "waiting_frames": assembler.waiting_frames}
 
     def _hand_on(self, outputs: list[Output]) -> None:
         for output in outputs:
             if isinstance(output, FramesMissing) and self._files is not None:
                 self._files(output)
+            if self._recorder is not None:
+                self._recorder.follow(output, self._clock())
             self._deliver(output)
-
-    def _frame(self, arrived: FrameArrived, convention: FrameConvention) -> Frame | None:
-        """Decode an image, its needed rows only; None, and it is counted, if that is impossible."""
-        shape = arrived.image.shape
-        try:
-            rows = convention.rows_needed(shape)
-            counts, mask = convention.apply(decode(arrived.image, rows), None if rows is None else shape)
-        except (WireError, GeometryError) as error:
-            kind = error.kind if isinstance(error, WireError) else "outside_window"
-            if not self._unusable[kind]:
-                _log.warning("frame %d of series %d: %s", arrived.frame, arrived.series, error)
-            self._unusable[kind] += 1
-            return None
-        return Frame(arrived.series, arrived.frame, counts, mask)
 
 
 class _Latencies:

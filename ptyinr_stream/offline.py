@@ -51,7 +51,7 @@ def reconstruct(
     began = time.monotonic()
     try:
         trainer = Trainer(scan.geometry, scan.scan_range, settings, uid=scan.name, probe=probe, device=device)
-        trainer.append(Batch(np.arange(len(scan.counts)), scan.counts, scan.positions_m, scan.mask))
+        trainer.append(Batch(np.arange(len(scan.counts)), np.asarray(scan.counts), scan.positions_m, scan.mask))
         snapshot = train(
             trainer,
             lambda: (time.monotonic() - began) / max(seconds, 1e-9),

@@ -56,7 +56,7 @@ def evaluate(
     from rich.table import Table
 
     from ptyinr_stream.evaluation import evaluate as judge
-    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.formats import read_scan
     from ptyinr_stream.report import rows, write_report
     from ptyinr_stream.results import read_result
 

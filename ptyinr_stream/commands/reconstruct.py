@@ -50,7 +50,7 @@ def reconstruct(
     """
     from ptyinr.settings import TrainerSettings, random_start, upstream_settings
     from ptyinr_stream.device import choose_device
-    from ptyinr_stream.formats.ptyinr_h5 import read_scan
+    from ptyinr_stream.formats import read_scan
     from ptyinr_stream.offline import reconstruct as train
     from ptyinr_stream.pictures import picture
     from ptyinr_stream.probe_file import read_probe

@@ -13,13 +13,11 @@ from ptyinr_stream.config import Config
 from ptyinr_stream.documents import HDF5
 from ptyinr_stream.errors import GeometryError, StreamError
 from ptyinr_stream.events import DataRange, DataResource, FramesMissing, RunStarted, RunStopped
+from ptyinr_stream.joining import FIRST_SERIES_OF_FILES
 from ptyinr_stream.motors import channels, resolve
 from ptyinr_stream.sources.hdf5 import GrowingDataset, local_path
 
 _log = logging.getLogger(__name__)
-
-FIRST_SERIES = 2**32
-"""Series of files are numbered from here on, one a run: no detector counts so far."""
 
 _MOST = 2**31  # images or values of one range; more are garbage
 _MOST_RUNS = 8
@@ -76,7 +74,7 @@ class Announced:
         """By their uid, oldest first."""
         self._resources: dict[str, DataResource] = {}
         self._datasets: dict[str, GrowingDataset] = {}  # by the uid of their resource
-        self._next_series = FIRST_SERIES
+        self._next_series = FIRST_SERIES_OF_FILES
 
     def begin(self, started: RunStarted) -> None:
         """Keep account of a run, if it is a scan; the assembler says why one is not."""
