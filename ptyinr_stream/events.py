@@ -94,7 +94,7 @@ class FramesCalibrated:
 
     series: int
     told: dict[str, Any]
-    """Flat, for the metadata of outputs: `frame_centre` [row, column] in the oriented image, and so on."""
+    """Flat, for the metadata of outputs: `frame_centre` (row and column in the oriented image) ..."""
 
 
 @dataclass(frozen=True)

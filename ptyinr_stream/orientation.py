@@ -32,10 +32,11 @@ from ptyinr.misfit import misfit
 from ptyinr.settings import TrainerSettings
 from ptyinr.training import reconstruct
 from ptyinr.types import Snapshot
-from ptyinr_stream.config import Orientation, PositionsConfig
+from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.frames import oriented
+from ptyinr_stream.sections import Orientation
 
 NAMES: tuple[Orientation, ...] = get_args(Orientation)
 """Of the eight ways, by numpy's names; a position map of a name moves positions as that orientation moves pixels."""

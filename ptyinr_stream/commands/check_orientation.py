@@ -8,20 +8,9 @@ from typing import TYPE_CHECKING
 from ptyinr_stream.commands import escaped, out
 
 if TYPE_CHECKING:
-    from ptyinr_stream.config import Config, Orientation, PositionsConfig
+    from ptyinr_stream.config import Config, PositionsConfig
     from ptyinr_stream.orientation import Verdict
-
-MAPS = {
-    "as_sent": "as configured",
-    "flipud": "sign 0",
-    "fliplr": "sign 1",
-    "rot180": "both signs",
-    "transpose": "swapped",
-    "rot90": "swapped, sign 0",
-    "rot270": "swapped, sign 1",
-    "antitranspose": "swapped, both",
-}
-"""What a map of positions does to the two axes, after it has swapped them."""
+    from ptyinr_stream.sections import Orientation
 
 
 def check_orientation(path: Path, config: Config | None, *, quiet: bool = False) -> bool:
@@ -44,24 +33,40 @@ def check_orientation(path: Path, config: Config | None, *, quiet: bool = False)
 
 
 def _show(verdict: Verdict, configured: Orientation) -> None:
+    """All 64 pairs: rows are orientations of the detector, columns maps of the positions as they are configured."""
+    from rich.box import SIMPLE
     from rich.table import Table
 
     from ptyinr_stream.orientation import NAMES, relative
 
-    title = f"error on unseen frames of {verdict.frames}, in units of the least ({min(verdict.errors):.3g} counts)"
-    table = Table(title=title, title_justify="left")
-    table.add_column("detector \\ positions")
-    for change in MAPS.values():
-        table.add_column(change, justify="right")
+    least = min(verdict.errors)
+    table = Table(
+        box=SIMPLE,
+        padding=(0, 1),
+        title=f"error on unseen frames of {verdict.frames}, in units of the least ({least:.3g} counts a pixel)",
+        title_justify="left",
+        caption='columns: what become axis 0 and axis 1 of the positions; "-1 0" is both swapped, the first reversed',
+        caption_justify="left",
+    )
+    table.add_column("")
+    for change in NAMES:
+        table.add_column(_axes(change), justify="right")
     for orientation in NAMES:
         cells = []
-        for change in MAPS:
-            k = relative(orientation, change)  # type: ignore[arg-type]
-            ratio = f"{verdict.errors[k] / min(verdict.errors):.2f}"
+        for change in NAMES:
+            k = relative(orientation, change)
+            ratio = f"{verdict.errors[k] / least:.2f}"
             cells.append(f"[bold green]{ratio}[/]" if k in verdict.possible else f"[dim]{ratio}[/]")
-        mark = " (configured)" if orientation == configured else ""
-        table.add_row(f"{orientation}{mark}", *cells)
-    out.print(table)
+        table.add_row(f"[bold]{orientation} *[/]" if orientation == configured else orientation, *cells)
+    out.print(table, highlight=False)
+    out.print(f"* configured, as are the positions of the column {_axes('as_sent')}", highlight=False)
+
+
+def _axes(change: Orientation) -> str:
+    """A map of positions by the old axes, signed, that its new axes are."""
+    from ptyinr_stream.orientation import matrix
+
+    return " ".join(("-" if row.sum() < 0 else "") + str(int(abs(row).argmax())) for row in matrix(change))
 
 
 def _advice(verdict: Verdict, configured: Orientation, positions: PositionsConfig | None) -> list[str]:

@@ -118,7 +118,7 @@ def test_a_scan_turned_there_and_back_is_itself(name: str, simulated: RecordedSc
 
 
 def test_a_wrong_flip_is_found(simulated: RecordedScan) -> None:
-    verdict = find_orientation(turned(simulated, "rot270"), frames=72, steps=10)
+    verdict = find_orientation(turned(simulated, "rot270"), frames=72, steps=25)
     assert verdict.possible == (2,)
     assert "rot90" in CLASSES[verdict.best]  # the inverse
 
