@@ -95,8 +95,27 @@ class _Scan:
 class Engine:
     """Trains the newest scan and hands its snapshots to the sinks."""
 
-    def __init__(self, config: Config, sinks: Sequence[Sink], *, device: str, probe: np.ndarray | None = None) -> None:
-        """`device` is torch's name; `probe` (modes, h, w) starts every scan, None finds one in each."""
+    def __init__(
+        self,
+        config: Config,
+        sinks: Sequence[Sink],
+        *,
+        device: str,
+        probe: np.ndarray | None = None,
+        settings: TrainerSettings | None = None,
+    ) -> None:
+        """Begin without a scan.
+
+        Args:
+            config: the whole configuration.
+            sinks: where snapshots go.
+            device: torch's name.
+            probe: (modes, h, w) starts every scan; None finds one in each.
+            settings: what the configuration does not say of the training; None leaves it to the data.
+        """
+        self._settings = replace(
+            settings or TrainerSettings(), holdout=config.training.holdout, seed=config.training.seed
+        )
         self._config, self._sinks, self._device, self._probe = config, sinks, device, probe
         self._convention = FrameConvention(config.frames).describe()
         self._scans: dict[str, _Scan] = {}
@@ -202,12 +221,11 @@ class Engine:
             if scan.closed_at is not None:  # the baseline reading may still come
                 self._fail(scan, str(error))
             return None
-        training = self._config.training
         try:
             trainer = Trainer(
                 geometry,
                 scan.opened.range,
-                TrainerSettings(holdout=training.holdout, seed=training.seed),
+                self._settings,
                 uid=scan.opened.uid,
                 probe=self._probe,
                 device=self._device,
