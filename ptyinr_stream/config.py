@@ -150,14 +150,23 @@ class TrainingConfig(Section):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     refine_s: float = Field(default=90.0, ge=0)
-    """Training time after the last frame, unless the next scan begins earlier."""
+    """At most so long training goes on after the last frame: until it gains no more, or the next scan needs the
+    device."""
     snapshot_s: float = Field(default=3.0, gt=0)
     """Seconds between snapshots."""
     holdout: int = Field(default=10, ge=0)
     """Every n-th frame (index % n == n // 2) only measures the error; 0 trains on all."""
     seed: Index = 0
     probe_file: Path | None = None
-    """A starting probe (.npy complex, or `probe` in an HDF5 file); None starts blind."""
+    """A starting probe (.npy complex, or `probe` in an HDF5 file) for every scan; refused by frames that contradict
+    it."""
+    warm_start: bool = True
+    """Begin with the probe of the last good scan with the same optics, unless the first frames contradict it."""
+    same_region: bool = False
+    """Begin with its object too, where the commanded range is the same: repeats, and small turns of a tomogram."""
+    checkpoint_s: float = Field(default=20.0, ge=0)
+    """Seconds between checkpoints, from which a daemon that was killed goes on; 0 writes none. They need
+    `output.folder`."""
 
     @field_validator("holdout")
     @classmethod

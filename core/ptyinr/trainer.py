@@ -40,7 +40,7 @@ from .light import bounding_box, illumination
 from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel
 from .noise import Noise
-from .probe_start import ProbeStart
+from .probe_start import SURE, ProbeStart
 from .propagation import predicted_amplitude
 from .samplers import Sampler
 from .settings import TrainerSettings
@@ -377,6 +377,11 @@ class Trainer:
     def start(self) -> ProbeStart | None:
         """How the probe was found, if it was."""
         return self._beginning.start
+
+    @property
+    def sure(self) -> bool:
+        """Whether the probe has been found with confidence, or given and not contradicted."""
+        return self.start is None or self.start.confidence >= SURE
 
     @property
     def noise(self) -> Noise:

@@ -121,7 +121,7 @@ def wait(clock: Callable[[], float]) -> None:
 
 def report(frames: int) -> ScanReport:
     """Of a scan without a loss."""
-    values = {name: 0 for name in ScanReport.__dataclass_fields__}
+    values = dict.fromkeys(ScanReport.__dataclass_fields__, 0)
     return ScanReport(**{**values, "expected": frames, "frames": frames, "paired": frames, "exit_status": "success"})  # type: ignore[arg-type]
 
 
