@@ -206,6 +206,22 @@ class OutputConfig(Section):
     """Keep a PNG of every snapshot, not of the final one only."""
 
 
+class TelemetryConfig(Section):
+    """How the daemon does, over HTTP: /healthz, /status, and /metrics for Prometheus."""
+
+    port: Port | None = None
+    """None serves nothing; 0 takes any free port."""
+    host: str = "127.0.0.1"
+    """Anything but loopback lets the network read."""
+
+
+class SteeringConfig(Section):
+    """How the reconstruction stands, for plans: see `publishers/steering.py`."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^(tcp|ipc|inproc)://.+")
+    """Where to publish, such as tcp://127.0.0.1:5580; None publishes nothing."""
+
+
 class Config(Section):
     """The whole file."""
 
@@ -217,6 +233,8 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     tiled: TiledConfig = TiledConfig()
     output: OutputConfig = OutputConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    steering: SteeringConfig = SteeringConfig()
 
 
 def load_config(path: Path) -> Config:
@@ -272,6 +290,12 @@ def secret(variable: str | None, file: Path | None = None) -> str | None:
     if not text:
         raise ConfigError(f"{file}: the secret is empty")
     return text
+
+
+def systemd() -> tuple[str | None, float | None]:
+    """Where systemd listens, and within how many seconds it wants a sign of life; None where it does not."""
+    period = os.environ.get("WATCHDOG_USEC", "")
+    return os.environ.get("NOTIFY_SOCKET") or None, 1e-6 * int(period) if period.isdigit() else None
 
 
 def _complaint(problem: Any) -> str:

@@ -33,7 +33,7 @@ from .beginning import Beginning
 from .choices import compute_dtype
 from .dataset import Dataset, FrameStore
 from .detail import grown
-from .geometry import Canvas, window_corners_px
+from .geometry import Canvas, window_corners_px, window_middles_m
 from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
 from .light import bounding_box, illumination
@@ -269,6 +269,7 @@ class Trainer:
             pixel_m=self.geometry.pixel_m,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             final=final,
+            positions_m=window_middles_m(dataset.corners_px, self.geometry, self.scan_range)[order],
             judges=dataset.indices[judges].copy(),
             judged=errors.squares,
         )
