@@ -51,7 +51,7 @@ class Regions:
     def __init__(self, cells: int = 8) -> None:
         """At most `cells` along each axis."""
         self._cells = cells
-        self._errors: deque[np.ndarray] = deque(maxlen=REMEMBERED)
+        self._errors: deque[np.ndarray] = deque(maxlen=REMEMBERED - 1)
 
     def look(self, snapshot: Snapshot) -> list[Region]:
         """The regions of the newest snapshot, row by row."""
