@@ -25,8 +25,10 @@ from ptyinr_stream.sections import (
     PositionsConfig,
     RecordingConfig,
     Section,
+    SteeringConfig,
     StreamConfig,
     StreamsConfig,
+    TelemetryConfig,
     TiledConfig,
     TrainingConfig,
 )
@@ -43,13 +45,16 @@ __all__ = [
     "PositionsConfig",
     "RecordingConfig",
     "Section",
+    "SteeringConfig",
     "StreamConfig",
     "StreamsConfig",
+    "TelemetryConfig",
     "TiledConfig",
     "TrainingConfig",
     "load_config",
     "parse_config",
     "secret",
+    "systemd",
 ]
 
 
@@ -66,6 +71,8 @@ class Config(Section):
     tiled: TiledConfig = TiledConfig()
     output: OutputConfig = OutputConfig()
     recording: RecordingConfig = RecordingConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+    steering: SteeringConfig = SteeringConfig()
 
     @property
     def recordings(self) -> Path | None:
@@ -152,6 +159,12 @@ def secret(variable: str | None, file: Path | None = None) -> str | None:
     if not text:
         raise ConfigError(f"{file}: the secret is empty")
     return text
+
+
+def systemd() -> tuple[str | None, float | None]:
+    """Where systemd listens, and within how many seconds it wants a sign of life; None where it does not."""
+    period = os.environ.get("WATCHDOG_USEC", "")
+    return os.environ.get("NOTIFY_SOCKET") or None, 1e-6 * int(period) if period.isdigit() else None
 
 
 def _complaint(problem: Any) -> str:

@@ -3,22 +3,28 @@
 The main thread calls `take` for whatever the intake has delivered and `work` for as long as there is something to do. A
 step may last 0.3 s on a CPU and the blind start some seconds; nobody waits for either.
 
-One scan is trained at a time, the newest. An older one that is still receiving stragglers keeps them; as soon as it is
-closed, or at once if it is, its final snapshot is taken with the training it has had: the next scan never waits.
+One scan is trained at a time, the newest. The next scan never waits: an older one keeps the time that the newest leaves
+over, until that has frames enough to begin; then the older one's final snapshot is taken with the training it has had.
+One that still receives stragglers keeps them until it is closed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import torch
 
 from ptyinr.settings import TrainerSettings
-from ptyinr.trainer import Trainer, annealed
-from ptyinr.types import Batch, Snapshot
+from ptyinr.trainer import Trainer
+from ptyinr.types import Batch, ScanGeometry, Snapshot
 from ptyinr_stream.assembler import (
     BaselineAdded,
     CalibrationAdded,
@@ -31,13 +37,20 @@ from ptyinr_stream.assembler import (
     ScanReport,
     SeriesBound,
 )
+from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import GeometryError
+from ptyinr_stream.errors import CheckpointError, DeviceError, GeometryError
+from ptyinr_stream.frame_store import DiskStore
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
 from ptyinr_stream.optics import scan_optics
+from ptyinr_stream.refinement import Refinement
+from ptyinr_stream.warm_start import Start, WarmStart
 
 _log = logging.getLogger(__name__)
+
+MOST_DOUBTFUL = 60
+"""Frames below which a scan's probe is not handed on."""
 
 Phase = Literal["waiting for frames", "finding the probe", "training", "refining", "done", "failed"]
 
@@ -69,6 +82,8 @@ class ScanStatus:
     """In the dataset."""
     refused: int = 0
     """Joined frames that the trainer could not use."""
+    resumed_at: int | None = None
+    """The step of the checkpoint from which training went on after a restart."""
     steps: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the newest snapshot."""
@@ -97,10 +112,19 @@ class _Scan:
     calibration: dict[str, Any] = field(default_factory=dict)
     waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
-    closed_at: float | None = None
+    refinement: Refinement | None = None
+    """Since the scan was closed."""
+    start: Start = field(default_factory=Start)
+    """What it began with."""
     next_snapshot: float = 0.0
+    next_checkpoint: float = 0.0
     refusal: str = "no frame was joined with a position"
     """Why there is nothing to train on, should it come to that."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more frames will come."""
+        return self.refinement is not None
 
     def note(self, **changes: Any) -> None:
         self.status = replace(self.status, **changes)
@@ -109,9 +133,32 @@ class _Scan:
 class Engine:
     """Trains the newest scan and hands its snapshots to the sinks."""
 
-    def __init__(self, config: Config, sinks: Sequence[Sink], *, device: str, probe: np.ndarray | None = None) -> None:
-        """`device` is torch's name; `probe` (modes, h, w) starts every scan, None finds one in each."""
-        self._config, self._sinks, self._device, self._probe = config, sinks, device, probe
+    def __init__(
+        self,
+        config: Config,
+        sinks: Sequence[Sink],
+        *,
+        device: str,
+        probe: np.ndarray | None = None,
+        settings: TrainerSettings | None = None,
+    ) -> None:
+        """Begin without a scan.
+
+        Args:
+            config: the whole configuration.
+            sinks: where snapshots go.
+            device: torch's name.
+            probe: (modes, h, w) starts every scan; None finds one in each.
+            settings: what the configuration does not say of the training; None leaves it to the data.
+        """
+        self._settings = replace(
+            settings or TrainerSettings(), holdout=config.training.holdout, seed=config.training.seed
+        )
+        self._config, self._sinks, self._device = config, sinks, device
+        self._named = None if probe is None else Start(probe, str(config.training.probe_file or "a given probe"))
+        folder = config.output.folder
+        self._warm = WarmStart(folder)
+        self._checkpoints = Checkpoints(folder) if folder and config.training.checkpoint_s else None
         self._convention = FrameConvention(config.frames).describe()
         self._scans: dict[str, _Scan] = {}
         self.history: list[ScanStatus] = []
@@ -128,8 +175,6 @@ class Engine:
         """Accept what the intake has delivered."""
         match output:
             case ScanOpened():
-                for scan in [s for s in self._scans.values() if s.closed_at is not None]:
-                    self._finish(scan, now)
                 status = ScanStatus(output.uid, "waiting for frames", output.expected)
                 self._scans[output.uid] = _Scan(output, now, status)
             case BaselineAdded():
@@ -151,21 +196,35 @@ class Engine:
                 pass
 
     def work(self, now: Callable[[], float]) -> bool:
-        """Take one step of the newest scan, with a snapshot if one is due; False if there is nothing to do."""
-        scan = next(reversed(self._scans.values()), None)
-        trainer = None if scan is None else self._trainer(scan, now())
-        if scan is None or trainer is None or not trainer.ready(complete=scan.closed_at is not None):
-            return False
-        if not trainer.steps and scan.status.phase != "finding the probe":
-            scan.note(phase="finding the probe")  # in a call of its own, so that it can be seen: the next takes seconds
+        """Take one step of the newest scan that can be trained, with a snapshot if one is due; False if none can.
+
+        Raises:
+            DeviceError: the device is lost; a restart takes the scan up again.
+        """
+        for scan in reversed(list(self._scans.values())):
+            trainer = self._trainer(scan, now())
+            if trainer is None or not trainer.ready(complete=scan.closed):
+                continue
+            for older in self._older(scan):
+                self._finish(older, now())
+            if not trainer.steps and scan.status.phase != "finding the probe":
+                # In a call of its own, so that it can be seen: the next takes seconds.
+                scan.note(phase="finding the probe")
+                return True
+            try:
+                with self._translated_errors():
+                    self._step(scan, trainer, now)
+            except ValueError as error:
+                self._fail(scan, str(error))
+                if scan.closed:
+                    self._finish(scan, now())
             return True
-        try:
-            self._step(scan, trainer, now)
-        except ValueError as error:
-            self._fail(scan, str(error))
-            if scan.closed_at is not None:
-                self._finish(scan, now())
-        return True
+        return False
+
+    def _older(self, scan: _Scan) -> list[_Scan]:
+        """Closed scans that have had the time which this one, ready to be trained, left over."""
+        uids = list(self._scans)
+        return [self._scans[uid] for uid in uids[: uids.index(scan.opened.uid)] if self._scans[uid].closed]
 
     def stop(self, now: float) -> None:
         """Finish every scan with what it has."""
@@ -173,18 +232,33 @@ class Engine:
             self._finish(scan, now)
 
     def _step(self, scan: _Scan, trainer: Trainer, now: Callable[[], float]) -> None:
-        trainer.step(self._anneal(scan, now()))
-        scan.note(steps=trainer.steps, phase="training" if scan.closed_at is None else "refining")
+        end = scan.refinement
+        trainer.step(1.0 if end is None else end.factor(now()))
+        scan.note(steps=trainer.steps, phase="training" if end is None else "refining")
         time = now()
         if trainer.steps == 1:
             scan.next_snapshot = time + self._config.training.snapshot_s
-        if scan.closed_at is not None and time >= scan.closed_at + self._config.training.refine_s:
+        if end is not None and end.over(time):
             self._finish(scan, time)
         elif time >= scan.next_snapshot:
             self._publish(scan, trainer.snapshot(), now())
+            if end is not None:
+                end.judge(scan.status.metrics.get("heldout_error"), now())
+                scan.note(ends_at=end.ends_at)
             # From its beginning, so that the period holds; on large fields, where a snapshot takes seconds itself, at
             # most half of the time goes into snapshots.
             scan.next_snapshot = max(time + self._config.training.snapshot_s, now() + (now() - time))
+        elif self._checkpoints is not None and time >= scan.next_checkpoint:
+            self._checkpoint(scan, trainer, self._checkpoints, now)
+
+    def _checkpoint(self, scan: _Scan, trainer: Trainer, checkpoints: Checkpoints, now: Callable[[], float]) -> None:
+        began = now()
+        try:
+            checkpoints.save(scan.opened.uid, trainer.state())
+        except CheckpointError as error:
+            _log.warning("scan %s: %s", scan.opened.uid, error)
+        # On large fields, which take seconds to write, a twentieth of the time goes into checkpoints.
+        scan.next_checkpoint = now() + max(self._config.training.checkpoint_s, 20 * (now() - began))
 
     def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
         first = scan.status.first_frame_at
@@ -218,24 +292,16 @@ class Engine:
         height, width = scan.waiting[0].counts.shape[1:]
         document = scan.opened.document
         # The detector's header is the last resort: only when no baseline reading can still come before it.
-        early = not scan.baseline and scan.closed_at is None and now - scan.began < self._config.assembly.settle_s
+        early = not scan.baseline and not scan.closed and now - scan.began < self._config.assembly.settle_s
         header = {} if early else scan.header
         try:
             optics = scan_optics(self._config.geometry, (height, width), document, scan.baseline, header)
         except GeometryError as error:
-            if scan.closed_at is not None:  # the baseline reading may still come
+            if scan.closed:  # the baseline reading may still come
                 self._fail(scan, str(error))
             return None
-        training = self._config.training
         try:
-            trainer = Trainer(
-                optics.geometry,
-                scan.opened.range,
-                TrainerSettings(holdout=training.holdout, seed=training.seed),
-                uid=scan.opened.uid,
-                probe=self._probe,
-                device=self._device,
-            )
+            trainer = self._begin(scan, optics.geometry)
         except ValueError as error:
             self._fail(scan, str(error))
             return None
@@ -249,34 +315,76 @@ class Engine:
         self._hand_over(scan, trainer)
         return trainer
 
-    def _anneal(self, scan: _Scan, now: float) -> float:
-        refine_s = self._config.training.refine_s
-        if scan.closed_at is None or not refine_s:
-            return 1.0
-        return annealed((now - scan.closed_at) / refine_s)
+    def _begin(self, scan: _Scan, geometry: ScanGeometry) -> Trainer:
+        """A trainer with what is known before the first frame: a checkpoint of this scan, or an earlier scan's probe.
+
+        Raises:
+            ValueError: the named probe does not fit.
+        """
+        opened, warm = scan.opened, self._config.training.warm_start
+        scan.start = self._named or (self._warm.start(geometry) if warm else Start())
+        make = partial(
+            Trainer,
+            geometry,
+            opened.range,
+            self._settings,
+            uid=opened.uid,
+            device=self._device,
+            check_probe=True,
+            store=self._store(geometry.window, opened.expected),
+        )
+        for state in [] if self._checkpoints is None else self._checkpoints.states(opened.uid):
+            trainer = make(probe=scan.start.probe)
+            try:
+                trainer.restore(state)
+            except ValueError as error:
+                _log.warning("scan %s: a checkpoint is not used: %s", opened.uid, error)
+                continue
+            scan.note(resumed_at=trainer.steps)
+            _log.info("scan %s: training goes on after step %d", opened.uid, trainer.steps)
+            return trainer
+        if scan.start.probe is not None:
+            _log.info("scan %s begins with the probe of %s", opened.uid, scan.start.of)
+        if self._config.training.same_region and scan.start.state is not None:
+            try:
+                return make(probe=scan.start.probe, previous=scan.start.state)
+            except ValueError as error:
+                _log.info("scan %s begins without the object of %s: %s", opened.uid, scan.start.of, error)
+        return make(probe=scan.start.probe)
+
+    def _store(self, window: tuple[int, int], frames: int) -> DiskStore | None:
+        """Where the frames of a scan are kept; None in the memory of the device."""
+        training = self._config.training
+        if self._device != "cpu" or 4e-6 * frames * window[0] * window[1] <= training.frames_on_disk_above_mb:
+            return None
+        folder = training.frames_folder or self._config.output.folder or Path(tempfile.gettempdir())
+        return DiskStore(window, self._device, folder)
 
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
-        scan.closed_at = now
-        scan.note(report=report, ends_at=now + self._config.training.refine_s)
+        scan.refinement = Refinement(now, self._config.training.refine_s)
+        scan.note(report=report, ends_at=scan.refinement.ends_at)
         if not scan.status.frames and report.supersampling.verdict == "contradicts":
             scan.refusal = str(report.supersampling)
-        newest = next(reversed(self._scans.values()))
         trainer = self._trainer(scan, now)
-        refined = self._config.training.refine_s and trainer is not None and trainer.ready(complete=True)
-        if scan is not newest or not refined:
+        if not self._config.training.refine_s or trainer is None or not trainer.ready(complete=True):
             self._finish(scan, now)
 
     def _finish(self, scan: _Scan, now: float) -> None:
         """Take the final snapshot and let the scan go."""
         del self._scans[scan.opened.uid]
-        scan.closed_at = now if scan.closed_at is None else scan.closed_at
+        scan.refinement = scan.refinement or Refinement(now, 0.0)
         trainer = self._trainer(scan, now)
         if trainer is not None:
             try:
-                if not trainer.steps:
-                    trainer.step()
-                self._publish(scan, trainer.snapshot(final=True), now)
+                with self._translated_errors():
+                    if not trainer.steps:
+                        trainer.step()
+                    final = trainer.snapshot(final=True)
+                self._publish(scan, final, now)
                 scan.note(phase="done", steps=trainer.steps)
+                self._remember(scan, trainer, final)
+                if self._checkpoints is not None:
+                    self._checkpoints.forget(scan.opened.uid)
             except ValueError as error:
                 self._fail(scan, str(error) if len(trainer.dataset) else scan.refusal)
         elif scan.status.phase != "failed":
@@ -289,6 +397,24 @@ class Engine:
         _log.info(
             "scan %s: %s, %d frames, %d steps", *(getattr(scan.status, n) for n in ("uid", "phase", "frames", "steps"))
         )
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """What a device says when it can no more."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise DeviceError(f"the memory of {self._device} does not hold this scan: {error}") from error
+        except RuntimeError as error:
+            if "CUDA" not in str(error):
+                raise
+            raise DeviceError(f"{self._device} is lost: {error}") from error
+
+    def _remember(self, scan: _Scan, trainer: Trainer, final: Snapshot) -> None:
+        """Keep what the next scan may begin with."""
+        if final.frames >= MOST_DOUBTFUL and trainer.sure:
+            same_region = self._config.training.same_region
+            self._warm.keep(trainer.geometry, final, trainer.state() if same_region else None)
 
     def _publish(self, scan: _Scan, snapshot: Snapshot, now: float) -> None:
         last = scan.status.last_snapshot_at

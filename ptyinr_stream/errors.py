@@ -6,6 +6,8 @@
   + WireError                 a message cannot be understood; it is counted and passed over, the stream goes on
   + GeometryError             a scan's optics are unknown or contradict its frames; that scan is not reconstructed
   + EndpointError             an address cannot be bound or reached
+  + CheckpointError           what training has learned cannot be written; training goes on, the next one is tried
+  + DeviceError               the device is lost or full; the scan is recorded on, and a restart takes it up again
   + PublishError              a publisher cannot deliver; training goes on, the newest snapshot is tried again
 """
 
@@ -40,3 +42,11 @@ class EndpointError(StreamError):
 
 class PublishError(StreamError):
     """A snapshot could not be delivered."""
+
+
+class CheckpointError(StreamError):
+    """A checkpoint could not be written."""
+
+
+class DeviceError(StreamError):
+    """The device of the training cannot be used any more."""

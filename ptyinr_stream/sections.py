@@ -303,14 +303,28 @@ class TrainingConfig(Section):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 ..."""
     refine_s: float = Field(default=90.0, ge=0)
-    """Training time after the last frame, unless the next scan begins earlier."""
+    """At most so long training goes on after the last frame: until it gains no more, or the next scan needs the
+    device."""
     snapshot_s: float = Field(default=3.0, gt=0)
     """Seconds between snapshots."""
     holdout: int = Field(default=10, ge=0)
     """Every n-th frame (index % n == n // 2) only measures the error; 0 trains on all."""
     seed: Index = 0
     probe_file: Path | None = None
-    """A starting probe (.npy complex, or `probe` in an HDF5 file); None starts blind."""
+    """A starting probe (.npy complex, or `probe` in an HDF5 file) for every scan; refused by frames that contradict
+    it."""
+    warm_start: bool = True
+    """Begin with the probe of the last good scan with the same optics, unless the first frames contradict it."""
+    same_region: bool = False
+    """Begin with its object too, where the commanded range is the same: repeats, and small turns of a tomogram."""
+    frames_on_disk_above_mb: int = Field(default=4096, ge=0)
+    """Of a scan's amplitudes, from which on its frames are kept in a file instead of the processor's memory; a GPU
+    keeps them itself."""
+    frames_folder: Path | None = None
+    """Where that file lies; None takes `output.folder`, or the system's folder for temporary files."""
+    checkpoint_s: float = Field(default=20.0, ge=0)
+    """Seconds between checkpoints, from which a daemon that was killed goes on; 0 writes none. They need
+    `output.folder`."""
 
     @field_validator("holdout")
     @classmethod
@@ -374,6 +388,22 @@ class RecordingConfig(Section):
     first."""
     buffer_mb: float = Field(default=512.0, gt=0)
     """Memory for what is received and not yet written; when full, pairing waits for the disk, ten seconds at most."""
+
+
+class TelemetryConfig(Section):
+    """How the daemon does, over HTTP: /healthz, /status, and /metrics for Prometheus."""
+
+    port: Port | None = None
+    """None serves nothing; 0 takes any free port."""
+    host: str = "127.0.0.1"
+    """Anything but loopback lets the network read."""
+
+
+class SteeringConfig(Section):
+    """How the reconstruction stands, for plans: see `publishers/steering.py`."""
+
+    endpoint: str | None = Field(default=None, pattern=r"^(tcp|ipc|inproc)://.+")
+    """Where to publish, such as tcp://127.0.0.1:5580; None publishes nothing."""
 
 
 def _is_loopback(endpoint: str) -> bool:

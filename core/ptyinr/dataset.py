@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,22 +15,58 @@ DARK = 0.1
 """Of the photons of the median frame: below it a frame is dark."""
 
 
+class FrameStore(Protocol):
+    """Where amplitudes lie: (h, w) float32, DC at the corner, -1 where nothing was measured."""
+
+    def append(self, amplitudes: NDArray[np.float32]) -> None:
+        """Add frames (n, h, w)."""
+        ...
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, h, w) frames by their places, on the device of the training."""
+        ...
+
+
+class MemoryStore:
+    """On the device, doubled when it is full, so that appending costs a constant time a frame."""
+
+    def __init__(self, window: tuple[int, int], device: torch.device) -> None:
+        self._frames = torch.empty((0, *window), device=device)
+        self._size = 0
+
+    def append(self, amplitudes: NDArray[np.float32]) -> None:
+        """Add frames (n, h, w)."""
+        start, stop = self._size, self._size + len(amplitudes)
+        if stop > len(self._frames):
+            room = max(stop, 2 * len(self._frames), 256) - len(self._frames)
+            grown = torch.empty((room, *self._frames.shape[1:]), device=self._frames.device)
+            self._frames = torch.cat([self._frames, grown])
+        self._frames[start:stop] = torch.from_numpy(amplitudes).to(self._frames.device)
+        self._size = stop
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, h, w) frames by their places."""
+        return self._frames[torch.from_numpy(rows).to(self._frames.device)]
+
+
 class Dataset:
-    """Frames in the order they came.
+    """Frames in the order they came; what lies beside the frames doubles when it is full."""
 
-    Amplitudes have DC at the corner; a pixel that carries no measurement is -1. Storage doubles when it is full, so
-    that appending costs a constant time a frame.
-    """
+    def __init__(
+        self, window: tuple[int, int], holdout: int, device: torch.device, store: FrameStore | None = None
+    ) -> None:
+        """Every frame with `index % holdout == holdout // 2` is held out of training; `holdout=0` holds none out.
 
-    def __init__(self, window: tuple[int, int], holdout: int, device: torch.device) -> None:
-        """Every frame with `index % holdout == holdout // 2` is held out of training; `holdout=0` holds none out."""
+        `store` keeps the frames, by default in the memory of the device.
+        """
         self.window = window
+        self._device = device
+        self._store: FrameStore = store or MemoryStore(window, device)
         self.whole = True
         """Whether all counts came as integers."""
         self._holdout = holdout
         self.by_pixel = False
         """Whether pixels of every frame are held out instead of frames."""
-        self._amplitudes = torch.empty((0, *window), device=device)
         self._corners = np.empty((0, 2))
         self._indices = np.empty(0, np.int64)
         self._held = np.empty(0, np.bool_)
@@ -58,7 +96,7 @@ class Dataset:
             amplitudes = np.where(mask, np.sqrt(counts, where=mask, out=np.zeros_like(counts)), -1)
         self._trusted[start:stop] = (amplitudes >= 0).sum((1, 2))
         corner = np.fft.ifftshift(amplitudes, axes=(1, 2))
-        self._amplitudes[start:stop] = torch.from_numpy(corner).to(self._amplitudes.device)
+        self._store.append(corner)
         self._photons[start:stop] = np.square(amplitudes, where=amplitudes > 0, out=np.zeros_like(amplitudes)).sum(
             (1, 2)
         )
@@ -100,6 +138,15 @@ class Dataset:
         """(n,) frame numbers."""
         return self._indices[: self._size]
 
+    def rows_of(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of the frames of these numbers that are there, in their order."""
+        order = np.argsort(self.indices, kind="stable")
+        ranked = self.indices[order]
+        where = np.searchsorted(ranked, indices)
+        there = where < len(ranked)
+        there[there] = ranked[where[there]] == indices[there]
+        return order[where[there]]
+
     def photons(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """(n,) trusted photons of each frame."""
         return self._photons[rows]
@@ -110,7 +157,7 @@ class Dataset:
 
     def amplitudes(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) float32 on the device."""
-        return self._amplitudes[torch.from_numpy(rows).to(self._amplitudes.device)]
+        return self._store.take(rows)
 
     def shown(self, rows: NDArray[np.int64]) -> Tensor:
         """The same with -1 where only a judge may look."""
@@ -124,7 +171,7 @@ class Dataset:
 
     def _kept_apart(self, rows: NDArray[np.int64]) -> Tensor:
         """(n, h, w) True at the pixels held out: a lattice without neighbours that moves from frame to frame."""
-        device, n = self._amplitudes.device, self._holdout
+        device, n = self._device, self._holdout
         start, row, column = (
             torch.as_tensor(axis, device=device)
             for axis in (self._indices[rows], np.arange(self.window[0]), np.arange(self.window[1]))
@@ -136,8 +183,6 @@ class Dataset:
         if size <= capacity:
             return
         room = max(size, 2 * capacity, 256) - capacity
-        grown = torch.empty((room, *self.window), device=self._amplitudes.device)
-        self._amplitudes = torch.cat([self._amplitudes, grown])
         self._corners = np.concatenate([self._corners, np.empty((room, 2))])
         self._indices = np.concatenate([self._indices, np.empty(room, np.int64)])
         self._held = np.concatenate([self._held, np.empty(room, np.bool_)])

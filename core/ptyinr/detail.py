@@ -17,6 +17,8 @@ with Adam, each in its own time, and are held back by the same prior (`losses.ro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -51,6 +53,16 @@ class Detail(nn.Module):
         square = self.get_buffer("square")[where].mul_(BETAS[1]).addcmul_(pairs, pairs, value=1 - BETAS[1])
         step = mean / (1 - BETAS[0] ** visits) / ((square / (1 - BETAS[1] ** visits)).sqrt() + 1e-12)
         self.get_buffer("values")[where].sub_(rate * step)
+
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """What Adam keeps, to be remembered elsewhere."""
+        return {name: self.get_buffer(name) for name in _MOMENTS}
+
+    def remember(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over the `moments` of other pixels on the same canvas."""
+        for name in _MOMENTS:
+            self.get_buffer(name).copy_(moments[name])
 
     def forget(self) -> None:
         """Start the moments anew."""

@@ -95,3 +95,11 @@ def window_corners_px(
     # Without the rounding errors of the division, which make 7 a pixel of 6 and a shift by 0.99999: a shift wraps what
     # the probe has at its rim, and cost 13 dB on a probe that fills its window.
     return np.round(corners, ROUNDED)
+
+
+def window_middles_m(
+    corners_px: NDArray[np.float64], geometry: ScanGeometry, scan_range: ScanRange
+) -> NDArray[np.float64]:
+    """The inverse of `window_corners_px`: (n, 2) metres."""
+    centre = (np.array(scan_range.lower_m) + np.array(scan_range.upper_m)) / 2
+    return (corners_px + np.array(geometry.window) / 2) * np.array(geometry.pixel_m) + centre

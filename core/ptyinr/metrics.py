@@ -31,6 +31,8 @@ def phase_correlation(
     reference: Complex,
     reference_corners_px: NDArray[np.floating],
     window: tuple[int, int],
+    *,
+    rows: tuple[int, int] | None = None,
 ) -> float:
     """Pearson correlation of two objects' phases over the middle of the field that both have scanned.
 
@@ -40,6 +42,7 @@ def phase_correlation(
         reference: (H', W') complex object of the same frames.
         reference_corners_px: (n, 2) window corners in it, in the same order.
         window: rows and columns of the probe.
+        rows: first and last row of the middle that are compared, of a scan that is not complete; None compares all.
 
     Raises:
         ValueError: the two have different numbers of frames, or the field has no middle.
@@ -59,7 +62,8 @@ def phase_correlation(
     middle = tuple(slice(r, n - r) for r, n in zip(rim, shape, strict=True))
     offset = shift_between(slopes(mine, middle), slopes(theirs, middle))
     moved = shift(mine.real, offset, order=3, cval=1.0) + 1j * shift(mine.imag, offset, order=3)
-    a, b = moved[middle], theirs[middle]
+    part = slice(*rows) if rows else slice(None)
+    a, b = moved[middle][part], theirs[middle][part]
     b = b * np.exp(-1j * np.angle(b.mean()))
     return float(np.corrcoef(np.angle(without_ramp(a, b)).ravel(), np.angle(b).ravel())[0, 1])
 

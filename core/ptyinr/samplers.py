@@ -9,9 +9,60 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .dataset import Dataset
+from .settings import TrainerSettings
+
 REACH = 0.8
 """Extent of a tile's window corners, as a part of the window."""
 LEAST_REACH_PX = 64.0
+FRAMES_PER_TILE = 16
+"""Pixels of the frames in a step, in units of the pixels of their tile."""
+
+
+class Sampler:
+    """Draws the frames of each step, by the settings' `batch`, `frames_per_step` and `attention`."""
+
+    def __init__(self, settings: TrainerSettings, window: tuple[int, int], random: np.random.Generator) -> None:
+        self._settings, self._window, self._random = settings, window, random
+        self.seen: NDArray[np.float64] = np.empty(0)
+        """(n,) by row: how often a frame was drawn, or its error when it last was; what `attention` is paid by."""
+
+    @property
+    def curious(self) -> bool:
+        """Whether it wants to be told what became of a step."""
+        return self._settings.attention != "all"
+
+    def draw(self, dataset: Dataset) -> NDArray[np.int64]:
+        """Rows of the frames of a step."""
+        rows = dataset.training
+        most = self._settings.frames_per_step or self._frames_per_step(dataset)
+        if self._settings.batch == "tile":
+            weights = self._weights(len(dataset))[rows] if self.curious else None
+            return rows[draw_tile(dataset.corners_px[rows], self._window, most, self._random, weights)]
+        if self._settings.batch == "random" and len(rows) > most:
+            return np.sort(self._random.choice(rows, most, replace=False))
+        return rows
+
+    def note(self, rows: NDArray[np.int64], errors: NDArray[np.floating]) -> None:
+        """Take note of the frames of a step and of how badly they were explained."""
+        self._weights(int(rows.max()) + 1)
+        if self._settings.attention == "new":
+            self.seen[rows] = np.nan_to_num(self.seen[rows]) + 1
+        else:
+            self.seen[rows] = errors
+
+    def _weights(self, frames: int) -> NDArray[np.float64]:
+        """(n,) the chance of each frame to lie in the middle of a tile, up to a factor; `seen` grows to `frames`."""
+        self.seen = np.concatenate([self.seen, np.full(max(0, frames - len(self.seen)), np.nan)])
+        if self._settings.attention == "new":
+            return 1 / (1 + np.nan_to_num(self.seen)) ** 2
+        known = self.seen[np.isfinite(self.seen)]
+        return np.nan_to_num(self.seen, nan=float(known.max()) if len(known) else 1.0) ** 2
+
+    def _frames_per_step(self, dataset: Dataset) -> int:
+        corners, window = dataset.corners_px, np.array(self._window)
+        tile = np.minimum(np.ptp(corners, axis=0), reach_px(self._window)) + window
+        return max(16, int(FRAMES_PER_TILE * tile.prod() / window.prod()))
 
 
 def reach_px(window: tuple[int, int]) -> NDArray[np.float64]:
@@ -20,16 +71,24 @@ def reach_px(window: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def draw_tile(
-    corners_px: NDArray[np.float64], window: tuple[int, int], most: int, random: np.random.Generator
+    corners_px: NDArray[np.float64],
+    window: tuple[int, int],
+    most: int,
+    random: np.random.Generator,
+    weights: NDArray[np.float64] | None = None,
 ) -> NDArray[np.int64]:
     """Rows of the frames in a random tile, at most `most` of them.
 
-    A tile is laid over a random frame at a random offset and pushed back over the scanned area, so that tiles at the
-    rim hold as many frames as others.
+    A tile is laid over a random frame, drawn by `weights` (n,) where they are given, at a random offset, and pushed
+    back over the scanned area, so that tiles at the rim hold as many frames as others.
     """
     reach = reach_px(window)
     first, last = corners_px.min(0), corners_px.max(0)
-    lower = corners_px[random.integers(len(corners_px))] - random.uniform(0, reach)
+    if weights is None:
+        middle = int(random.integers(len(corners_px)))
+    else:
+        middle = int(random.choice(len(corners_px), p=weights / weights.sum()))
+    lower = corners_px[middle] - random.uniform(0, reach)
     lower = np.clip(lower, first, np.maximum(last - reach, first))
     upper = lower + reach + 1e-6  # a tile that ends at the last frame holds it, however the sum is rounded
     inside = np.flatnonzero(((corners_px >= lower) & (corners_px <= upper)).all(1))

@@ -36,6 +36,8 @@ class TrainerSettings:
     """Divide the object's gradient by the light that each pixel received."""
     batch: Literal["tile", "random", "full"] = "tile"
     """The frames of a step: those of a tile of the object, a random sample, or all."""
+    attention: Literal["all", "new", "worst"] = "all"
+    """Where tiles are laid: over any frame alike, over those that have been seen least, or explained worst."""
     frames_per_step: int | None = None
     """At most; None takes as many as have sixteen times the pixels of the tile."""
     start_frames: int = 60

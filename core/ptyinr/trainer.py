@@ -21,25 +21,28 @@ Notable choices, measured on the Siemens star, 200 steps unless said otherwise (
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .choices import checked_probe, compute_dtype, decided, random_reference
-from .dataset import Dataset
+from .beginning import Beginning
+from .choices import compute_dtype
+from .dataset import Dataset, FrameStore
 from .detail import grown
-from .geometry import Canvas, window_corners_px
+from .geometry import Canvas, window_corners_px, window_middles_m
 from .hashgrid import TABLE_UNIT
-from .light import LEAST_LIGHT, SPARSE, bounding_box, illumination, windows_a_pixel
-from .losses import amplitude_distance, amplitude_error, roughness
-from .model import PtychoModel, energy
-from .noise import Noise, estimate_noise
-from .probe_start import SAME, SURE, ProbeStart, blind_start, overlaps
+from .judging import Best, Errors, Look, errors_of, judges_of, look_at
+from .light import bounding_box, illumination
+from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
+from .model import PtychoModel
+from .noise import Noise
+from .probe_start import SURE, ProbeStart
 from .propagation import predicted_amplitude
-from .samplers import draw_tile, reach_px
+from .samplers import Sampler
 from .settings import TrainerSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
@@ -52,14 +55,6 @@ JUMP_WHILE_GROWING = 2.0
 """The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
 RECOVERY = 1.1
 """Growth of halved rates, up to the full ones, each time that a new best state is seen."""
-MOST_JUDGES = 256
-"""Frames on which a snapshot's error is measured."""
-FRAMES_PER_TILE = 16
-"""Pixels of the frames in a step, in units of the pixels of their tile."""
-EVALUATION_PIXELS = 2**18
-"""Of the object at a time, when a snapshot is taken."""
-MOST_TRIES = 3
-"""Of the blind start, each with twice the frames of the one before, while it is not sure."""
 
 
 @dataclass(frozen=True)
@@ -70,26 +65,6 @@ class StepReport:
     loss: float
     frames: int
     """In the step's tile."""
-
-
-@dataclass(frozen=True)
-class _Best:
-    """The best state so far, and the frames that judged it."""
-
-    error: float
-    judges: np.ndarray
-    state: dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """The averaged weights seen over all windows, in float32."""
-
-    first: tuple[int, int]
-    object: Tensor
-    """(H, W) from pixel `first` (anchored) on."""
-    probe: Tensor
-    """(modes, h, w)."""
 
 
 def annealed(progress: float) -> float:
@@ -112,31 +87,50 @@ class Trainer:
         *,
         uid: str = "",
         probe: np.ndarray | None = None,
+        check_probe: bool = False,
+        previous: Mapping[str, Any] | None = None,
+        store: FrameStore | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        """`probe` (modes, h, w) or (h, w) complex starts training from it; None finds one in the first frames.
+        """Begin without frames.
+
+        Args:
+            geometry: the optics.
+            scan_range: the commanded extent, which anchors the coordinates.
+            settings: None chooses all of them.
+            uid: of the reconstruction, for its snapshots.
+            probe: (modes, h, w) or (h, w) complex to start from; None finds one in the first frames.
+            check_probe: find one all the same if the first frames contradict it, as soon as there are enough.
+            previous: the `state` of another scan of the same region, whose object is the start; not if the first
+                frames are explained better without it.
+            store: where frames are kept; None keeps them in the device's memory.
+            device: torch's name.
 
         Raises:
-            ValueError: the probe has another size than the window, or is not finite.
+            ValueError: the probe has another size than the window, or is not finite; `previous` is of another
+                geometry, range or settings.
         """
         self.geometry, self.scan_range, self.uid = geometry, scan_range, uid
         self.settings = settings or TrainerSettings()
         self.device = torch.device(device)
-        self.dataset = Dataset(geometry.window, self.settings.holdout, self.device)
+        self.dataset = Dataset(geometry.window, self.settings.holdout, self.device, store)
         self.canvas = Canvas.of(geometry, scan_range)
         self.steps = 0
         self.rollbacks = 0
-        self.start: ProbeStart | None = None
-        self.noise = Noise()
-        self._given_probe = None if probe is None else checked_probe(probe, geometry.window)
-        if self._given_probe is None and self.settings.probe.fixed:
-            raise ValueError("the probe is to stay fixed: give it")
+        self._previous = previous
+        self.continued = False
+        """Whether the object began as that of `previous`."""
         self._model: PtychoModel | None = None
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
+        self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
+        self._sampler = Sampler(self.settings, geometry.window, self._random)
         self._decided = self.settings
         """With what was left to the data."""
+        if previous is not None:
+            self._require_form(previous)
+            self.canvas = _canvas_of(previous)
 
     def append(self, batch: Batch) -> None:
         """Add frames; the next step may already see them. The canvas grows if they leave it.
@@ -158,10 +152,8 @@ class Trainer:
         A given probe needs two lit frames only, to be scaled to them.
         """
         if self._model is not None:
-            return True
-        lit = len(self.dataset.lit_training)
-        needed = self.settings.start_frames if self._given_probe is None else 2
-        return lit >= needed or (complete and len(self.dataset.training) > 0)
+            return len(self.dataset.training) > 0
+        return self._beginning.enough(self.dataset, complete)
 
     def step(self, anneal: float = 1.0) -> StepReport:
         """Take one step on the frames of a random tile; the first one finds the probe.
@@ -173,9 +165,9 @@ class Trainer:
             ValueError: there are no two frames to train on, or at the first step no light in the frames.
         """
         model = self._model or self._begin()
-        if self.start is not None and self._should_try_again(self.start):
-            model = self._try_again(self.start)
-        rows = self._draw()
+        if (probe := self._beginning.reconsider(self.dataset, lambda: self._averaged.probe().detach())) is not None:
+            model = self._make(probe)
+        rows = self._sampler.draw(self.dataset)
         corners = self.dataset.corners_px[rows]
         first, shape = bounding_box(corners, self.geometry.window)
 
@@ -201,6 +193,8 @@ class Trainer:
             if model.detail is not None and tile.grad is not None:
                 model.detail.learn(first, tile.grad, self.settings.detail_rate * self._caution * anneal**2)
             self._average()
+            if self._sampler.curious:
+                self._sampler.note(rows, amplitude_error(predicted.detach(), self.dataset.shown(rows)).cpu().numpy())
         else:
             self._roll_back()
         self.steps += 1
@@ -218,21 +212,21 @@ class Trainer:
         """
         if self._model is None:
             raise ValueError("there is nothing to judge before the first step")
-        return self._judge()[1][0]
+        return self._judge()[1].loss
 
-    def _judge(self) -> tuple[_Look, tuple[float, float]]:
-        """What `judge` says, with the look that it took and the squared error beside the loss."""
-        judges, best, look = self._judges(), self._best, self._look()
-        errors = self._errors(look, judges)
-        same = np.array_equal(judges, best.judges)
-        compared = errors[0] if same or not len(best.judges) else self._errors(look, best.judges)[0]
+    def _judge(self) -> tuple[Look, Errors]:
+        """What `judge` says, with the look that it took."""
+        judges, best, look = judges_of(self.dataset), self._best, look_at(self._averaged, self.dataset)
+        errors, before = self._errors(look, judges), self.dataset.rows_of(best.judges)
+        same = np.array_equal(judges, before)
+        compared = errors.loss if same or not len(before) else self._errors(look, before).loss
         if math.isfinite(best.error) and not compared <= (JUMP if same else JUMP_WHILE_GROWING) * best.error:
             self._roll_back()
-            look = self._look()
+            look = look_at(self._averaged, self.dataset)
             return look, self._errors(look, judges)
-        if math.isfinite(errors[0]) and (not same or errors[0] < best.error):
+        if math.isfinite(errors.loss) and (not same or errors.loss < best.error):
             state = {name: value.clone() for name, value in self._averaged.state_dict().items()}
-            self._best = _Best(errors[0], judges, state)
+            self._best = Best(errors.loss, self.dataset.indices[judges], state)
             self._caution = min(1.0, RECOVERY * self._caution)
         return look, errors
 
@@ -246,41 +240,122 @@ class Trainer:
         """
         if self._model is None:
             raise ValueError("there is nothing to show before the first step")
-        look, (error, squared_error) = self._judge()
-        if final and np.array_equal(self._judges(), self._best.judges) and error > self._best.error:
+        dataset, judges = self.dataset, judges_of(self.dataset)
+        look, errors = self._judge()
+        if final and np.array_equal(judges, dataset.rows_of(self._best.judges)) and errors.loss > self._best.error:
             self._averaged.load_state_dict(self._best.state)
-            look = self._look()
-            squared_error = self._errors(look, self._judges())[1]
-        corners, (first, seen, probe) = self.dataset.corners_px, (look.first, look.object, look.probe)
-        shape = (seen.shape[0], seen.shape[1])
-        light = illumination(corners - first, probe, shape)
-        light[light < LEAST_LIGHT * light[light > 0].median()] = 0  # what the network says there is invention
+            look = look_at(self._averaged, dataset)
+            errors = self._errors(look, judges)
         metrics = {"loss": self._loss, "rollbacks": float(self.rollbacks)}
-        if len(self.dataset.heldout):
-            metrics["heldout_error"] = squared_error
-        if self.dataset.by_pixel:
+        if len(dataset.heldout):
+            metrics["heldout_error"] = float(errors.squares.mean())
+        if dataset.by_pixel:
             metrics["heldout_pixels"] = 1 / self.settings.holdout  # of every frame: no frame is unseen
         if self.start is not None:
             metrics["start_confidence"] = self.start.confidence
-        part = tuple(slice(f - c, f - c + n) for f, c, n in zip(first, self.canvas.corner, shape, strict=True))
-        canvas = np.ones(self.canvas.shape, np.complex64)
-        coverage = np.zeros(self.canvas.shape, np.float32)
-        coverage[part] = light.cpu().numpy()
-        canvas[part] = np.where(coverage[part] > 0, seen.cpu().numpy(), 1)
-        order = np.argsort(self.dataset.indices, kind="stable")
+        if self._beginning.disagreement is not None:
+            metrics["probe_disagreement"] = self._beginning.disagreement
+        field, coverage = look.on(self.canvas, dataset.corners_px)
+        order = np.argsort(dataset.indices, kind="stable")
         return Snapshot(
             uid=self.uid,
             step=self.steps,
-            frames=len(self.dataset),
-            object=canvas,
-            probe=probe.cpu().numpy(),
+            frames=len(dataset),
+            object=field,
+            probe=look.probe.cpu().numpy(),
             coverage=coverage,
-            indices=self.dataset.indices[order].copy(),
-            positions_px=self.canvas.array_px(corners)[order],
+            indices=dataset.indices[order].copy(),
+            positions_px=self.canvas.array_px(dataset.corners_px)[order],
             pixel_m=self.geometry.pixel_m,
             metrics={name: value for name, value in metrics.items() if math.isfinite(value)},
             final=final,
+            positions_m=window_middles_m(dataset.corners_px, self.geometry, self.scan_range)[order],
+            judges=dataset.indices[judges].copy(),
+            judged=errors.squares,
         )
+
+    def _errors(self, look: Look, rows: np.ndarray) -> Errors:
+        return errors_of(look, self.dataset, rows, self._decided.loss, self.noise)
+
+    def state(self) -> dict[str, Any]:
+        """All but the frames, to go on from later or elsewhere: tensors, numbers and text, which pickle nothing.
+
+        Raises:
+            ValueError: no step has been taken yet.
+        """
+        model, start = self._trained, self.start
+        return {
+            "form": self._form,
+            "canvas": [*self.canvas.shape, *self.canvas.corner],
+            "model": model.state_dict(),
+            "moments": {} if model.detail is None else model.detail.moments,
+            "averaged": self._averaged.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "best": {"error": self._best.error, "judges": torch.from_numpy(self._best.judges), **self._best.state},
+            "random": self._random.bit_generator.state,
+            "noise": asdict(self.noise),
+            "decided": {
+                "loss": asdict(self._decided.loss),
+                "detail": self._decided.object.detail,
+                "holdout_of": self._decided.holdout_of,
+            },
+            "start": None if start is None else {**vars(start), "defocus_m": list(start.defocus_m)},
+            "by_pixel": self.dataset.by_pixel,
+            "seen": torch.from_numpy(self._sampler.seen),
+            "numbers": [self.steps, self.rollbacks, self._caution, self._loss, float(self._beginning.to_check)],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`, before the first frame is appended; frames that it had seen may come in any portions.
+
+        Raises:
+            ValueError: frames are there already, or the state is of another geometry, range or settings, or torn.
+        """
+        if len(self.dataset):
+            raise ValueError(f"{len(self.dataset)} frames are there already: restore before the first is appended")
+        self._require_form(state)
+        try:
+            self.canvas = _canvas_of(state)
+            self._beginning.noise = Noise(**state["noise"])
+            choices = state["decided"]
+            self._decided = replace(
+                self.settings,
+                loss=LossSettings(**choices["loss"]),
+                object=replace(self.settings.object, detail=choices["detail"]),
+                holdout_of=choices["holdout_of"],
+            )
+            if state["by_pixel"]:
+                self.dataset.hold_out_pixels()
+            start = state["start"]
+            self._beginning.start = (
+                None if start is None else ProbeStart(**{**start, "defocus_m": tuple(start["defocus_m"])})
+            )
+            model = self._make(state["model"]["probe.reference"].to(self.device))
+            model.load_state_dict(state["model"])
+            if model.detail is not None:
+                model.detail.remember(state["moments"])
+            self._averaged.load_state_dict(state["averaged"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            best = dict(state["best"])
+            self._best = Best(best.pop("error"), best.pop("judges").numpy(), best)
+            self._random.bit_generator.state = state["random"]
+            self._sampler.seen = state["seen"].numpy()
+            self.steps, self.rollbacks, self._caution, self._loss, to_check = state["numbers"]
+            self._beginning.to_check = bool(to_check)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"the state is torn: {error}") from error
+
+    def _require_form(self, state: Mapping[str, Any]) -> None:
+        if state.get("form") != self._form:
+            raise ValueError(f"the state is of {state.get('form')}, this reconstruction of {self._form}")
+
+    @property
+    def _form(self) -> dict[str, Any]:
+        """What has to be equal where a state is taken over."""
+        geometry, reach = asdict(self.geometry), asdict(self.scan_range)
+        settings = {name: repr(getattr(self.settings, name)) for name in ("object", "probe", "loss", "holdout")}
+        flat = {key: list(value) if isinstance(value, tuple) else value for key, value in (geometry | reach).items()}
+        return flat | settings
 
     def _grow(self, canvas: Canvas) -> None:
         """Let the pixels beside the networks, which know no bounds, cover a larger canvas."""
@@ -299,52 +374,38 @@ class Trainer:
         inside = ((corners >= 0) & (corners < room + 1)).all(1)
         return max(1, int(self.dataset.trusted(rows[inside]).sum()))
 
-    def _draw(self) -> np.ndarray:
-        """The frames of a step."""
-        settings, rows = self.settings, self.dataset.training
-        most = settings.frames_per_step or self._frames_per_step()
-        if settings.batch == "tile":
-            return rows[draw_tile(self.dataset.corners_px[rows], self.geometry.window, most, self._random)]
-        if settings.batch == "random" and len(rows) > most:
-            return np.sort(self._random.choice(rows, most, replace=False))
-        return rows
+    @property
+    def start(self) -> ProbeStart | None:
+        """How the probe was found, if it was."""
+        return self._beginning.start
 
-    def _frames_per_step(self) -> int:
-        corners, window = self.dataset.corners_px, np.array(self.geometry.window)
-        tile = np.minimum(np.ptp(corners, axis=0), reach_px(self.geometry.window)) + window
-        return max(16, int(FRAMES_PER_TILE * tile.prod() / window.prod()))
+    @property
+    def sure(self) -> bool:
+        """Whether the probe has been found with confidence, or given and not contradicted."""
+        return self.start is None or self.start.confidence >= SURE
+
+    @property
+    def noise(self) -> Noise:
+        """Of the detector, as the first frames show it."""
+        return self._beginning.noise
 
     def _begin(self) -> PtychoModel:
-        """Look at the noise, find or take the probe, and make the networks."""
-        rows = self._first_rows()
-        if len(self.dataset.training) < 2:
-            raise ValueError(
-                f"frames to train on: {len(self.dataset.training)}; ptychography compares frames that overlap: append "
-                f"at least two"
-            )
-        amplitudes = self.dataset.amplitudes(rows)
-        if not (amplitudes >= 0).any():
-            raise ValueError("every pixel of the first frames is masked: a mask is True where a pixel may be trusted")
-        if not self.dataset.whole:
-            trusted = (amplitudes >= 0).cpu().numpy()
-            counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
-            self.noise = estimate_noise(counts, trusted)
-        sparse = windows_a_pixel(self.dataset.corners_px[rows], self.geometry.window) < SPARSE
-        self._decided = decided(self.settings, amplitudes, self.noise, sparse)
-        if self._decided.holdout_of == "pixels":
-            self.dataset.hold_out_pixels()
-        if self._given_probe is not None:
-            reference = self._given_probe.to(self.device)
-            photons = float(self.dataset.photons(rows).mean())
-            if photons <= 0:
-                raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
-            if not self.settings.probe.fixed:
-                reference = reference * (photons / energy(reference)).sqrt()
-        elif self.settings.start == "random":
-            reference = random_reference(amplitudes, self.settings.probe, self._random)
-        else:
-            self.start = self._blind_start(rows)
-            reference = self.start.probe
+        """Look at the first frames, and make the networks."""
+        self._decided, reference = self._beginning.look(self.dataset, self.device)
+        model, previous = self._make(reference), self._previous
+        self._previous = None
+        if previous is None:
+            return model
+        rows = judges_of(self.dataset)
+        before = self._errors(look_at(self._averaged, self.dataset), rows).loss
+        known = {name: value for name, value in previous["averaged"].items() if not name.startswith("probe.")}
+        if "detail.values" in known:
+            known["detail.values"] = grown(known["detail.values"], _canvas_of(previous), self.canvas)
+        for each in (model, self._averaged):
+            each.load_state_dict(known, strict=False)
+        if self._errors(look_at(self._averaged, self.dataset), rows).loss < before:
+            self.continued = True
+            return model
         return self._make(reference)
 
     def _make(self, reference: Tensor) -> PtychoModel:
@@ -371,47 +432,9 @@ class Trainer:
         self._optimiser = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
         self._caution = 1.0
         state = {name: value.clone() for name, value in model.state_dict().items()}
-        self._best = _Best(math.inf, np.empty(0, np.int64), state)
+        self._best = Best(math.inf, np.empty(0, np.int64), state)
         self._model = model
         return model
-
-    def _blind_start(self, rows: np.ndarray) -> ProbeStart:
-        """A start in counts, found in photons."""
-        corners, counts = torch.from_numpy(self.dataset.corners_px[rows]), self.dataset.shown(rows)
-        unit = self.noise.gain**0.5
-        start = blind_start(torch.where(counts < 0, -1, counts / unit), corners, self.geometry, self._random)
-        return replace(start, probe=start.probe * unit)
-
-    def _should_try_again(self, start: ProbeStart) -> bool:
-        tries = start.frames / self.settings.start_frames
-        return (
-            start.confidence < SURE
-            and tries < 2 ** (MOST_TRIES - 1)
-            and (len(self.dataset.lit_training) >= 2 * start.frames)
-        )
-
-    def _try_again(self, before: ProbeStart) -> PtychoModel:
-        """Look for the probe in twice the frames; training begins anew if another one explains them better."""
-        found = self._blind_start(self._first_rows(2 * before.frames))
-        trained = self._averaged.probe().detach()
-        same = float(overlaps(found.probe, trained[:1])[0, 0]) >= SAME
-        better = found.confidence > before.confidence
-        self.start = found if same or better else replace(before, frames=found.frames)
-        return self._make(found.probe) if better and not same else self._trained
-
-    def _first_rows(self, most: int | None = None) -> np.ndarray:
-        """Frames that a probe is found in, or scaled to: neighbours around the middle one of those that came.
-
-        Dark ones, before a shutter opened, tell nothing.
-        """
-        lit = self.dataset.lit_training
-        rows = lit if len(lit) else self.dataset.training
-        if not len(rows):
-            return rows
-        corners = self.dataset.corners_px[rows]
-        middle = corners[np.abs(corners - np.median(corners, 0)).max(1).argmin()]
-        near = np.abs(corners - middle).max(1).argsort(kind="stable")
-        return rows[np.sort(near[: most or self.settings.start_frames])]
 
     def _average(self) -> None:
         """Follow the weights; the memory lengthens over the first steps."""
@@ -439,38 +462,7 @@ class Trainer:
             raise ValueError("training has not begun")
         return self._model
 
-    def _judges(self) -> np.ndarray:
-        """Rows of the frames on which a snapshot's error is measured."""
-        judges = self.dataset.heldout if len(self.dataset.heldout) else self.dataset.training
-        return judges[:: -(-len(judges) // MOST_JUDGES)]
 
-    @torch.no_grad()
-    def _look(self) -> _Look:
-        """Evaluate the averaged weights."""
-        first, shape = bounding_box(self.dataset.corners_px, self.geometry.window)
-        return _Look(first, _evaluate(self._averaged.object, first, shape), self._averaged.probe())
-
-    @torch.no_grad()
-    def _errors(self, look: _Look, judges: np.ndarray) -> tuple[float, float]:
-        """Mean loss, and mean squared amplitude error in counts, on what is held out of some frames."""
-        losses, squares = 0.0, 0.0
-        for rows in self._parts(judges):
-            positions = torch.from_numpy(self.dataset.corners_px[rows] - look.first)
-            predicted, measured = predicted_amplitude(look.object, look.probe, positions), self.dataset.judged(rows)
-            losses += amplitude_distance(predicted, measured, self._decided.loss, self.noise).item() * len(rows)
-            squares += amplitude_error(predicted, measured).sum().item()
-        return losses / len(judges), squares / len(judges)
-
-    def _parts(self, rows: np.ndarray) -> list[np.ndarray]:
-        most = max(1, EVALUATION_PIXELS // math.prod(self.geometry.window))
-        return np.array_split(rows, -(-len(rows) // most))
-
-
-def _evaluate(field: Callable[..., Tensor], first: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """The object over a large area, some rows at a time."""
-    rows = max(1, EVALUATION_PIXELS // shape[1])
-    strips = [
-        field((first[0] + start, first[1]), (min(rows, shape[0] - start), shape[1]))
-        for start in range(0, shape[0], rows)
-    ]
-    return torch.cat(strips)
+def _canvas_of(state: Mapping[str, Any]) -> Canvas:
+    rows, columns, top, left = state["canvas"]
+    return Canvas((rows, columns), (top, left))

@@ -149,9 +149,16 @@ class Snapshot:
     pixel_m: tuple[float, float]
     metrics: dict[str, float] = field(default_factory=dict)
     final: bool = False
+    positions_m: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    """(n, 2) the middle of each frame's window, in the coordinates of the batches, to a hundred-thousandth of a
+    pixel."""
+    judges: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """(m,) the frames that measured the error: held out, if any are."""
+    judged: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """(m,) the mean squared amplitude error of each of them, in counts."""
 
     def __post_init__(self) -> None:
-        for name in ("object", "probe", "coverage", "indices", "positions_px"):
+        for name in ("object", "probe", "coverage", "indices", "positions_px", "positions_m", "judges"):
             array = getattr(self, name)
             if not np.isfinite(array).all():
                 raise ValueError(f"snapshot {self.step}: {name} is not finite")

@@ -64,7 +64,7 @@ def test_a_start_that_was_sure_stays(scan, trainer_of):
 @pytest.mark.parametrize("confidence", [0.0])
 def test_a_second_answer_that_is_the_first_one_costs_no_training(scan, trainer_of, confidence):
     trainer = trainer_of(scan, slice(0, 25), given=False, start_frames=20, steps=30)
-    trainer.start = dataclasses.replace(trainer.start, confidence=confidence)
+    trainer._beginning.start = dataclasses.replace(trainer.start, confidence=confidence)
     before = {name: value.clone() for name, value in trainer._averaged.state_dict().items()}
     trainer.append(scan.batch(slice(25, 100)))
     trainer.step(anneal=0.0)
@@ -79,8 +79,8 @@ def test_a_second_answer_that_is_less_sure_is_not_told(scan, trainer_of, monkeyp
     trainer = begun(scan, trainer_of)
     before = trainer.start
     other = dataclasses.replace(before, probe=before.probe.flip(1).conj(), confidence=-1.0, frames=40)
-    monkeypatch.setattr(trainer, "_blind_start", lambda rows: other)
-    monkeypatch.setattr("ptyinr.trainer.overlaps", lambda *_: torch.zeros(1, 1))
+    monkeypatch.setattr(trainer._beginning, "_blind_start", lambda dataset, rows: other)
+    monkeypatch.setattr("ptyinr.beginning.overlaps", lambda *_: torch.zeros(1, 1))
     trainer.append(scan.batch(first=24))
     trainer.step()
     assert trainer.start == dataclasses.replace(before, frames=40)

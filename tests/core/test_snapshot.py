@@ -121,3 +121,10 @@ def test_windows_over_a_pixel_follow_from_how_far_the_nearest_neighbour_is(step,
     rows, columns = np.mgrid[:6, :6] * step
     corners = np.random.default_rng(0).permutation(np.stack([rows.ravel(), columns.ravel()], axis=1))
     assert windows_a_pixel(corners, (8, 10)) == pytest.approx(windows)
+
+
+def test_a_snapshot_tells_where_its_frames_lie_and_how_each_judge_is_explained(scan, trainer_of):
+    shown = trainer_of(scan, np.arange(100)[::-1], steps=3).snapshot()
+    np.testing.assert_allclose(shown.positions_m, scan.positions_m, atol=1e-5 * shown.pixel_m[0])
+    assert shown.judges.tolist() == [n for n in range(100) if n % 10 == 5][::-1]
+    assert shown.judged.mean() == pytest.approx(shown.metrics["heldout_error"])

@@ -2,131 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ptyinr.trainer import LEAST_ANNEAL, Trainer
-from ptyinr.types import Batch, Snapshot
-from ptyinr_stream.assembler import (
-    BaselineAdded,
-    CalibrationAdded,
-    CaptureBound,
-    FramesMissing,
-    Joined,
-    ScanClosed,
-    ScanOpened,
-    ScanReport,
-    SeriesBound,
-)
-from ptyinr_stream.config import parse_config
-from ptyinr_stream.engine import Engine
-from ptyinr_stream.formats import RecordedScan
-from ptyinr_stream.metadata import ScanRecord
+from ptyinr.types import Batch
+from ptyinr_stream.assembler import CalibrationAdded, CaptureBound, FramesMissing, Joined, ScanOpened, SeriesBound
 from ptyinr_stream.motors import resolve
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.replay.messages import run_documents
 from ptyinr_stream.supersampling import Supersampling
-
-
-@dataclass
-class Sink:
-    """Writes down what it is given."""
-
-    heard: list[tuple[str, str, Any]] = field(default_factory=list)
-
-    def open(self, scan: ScanRecord) -> None:
-        self.heard.append(("open", scan.uid, scan))
-
-    def publish(self, snapshot: Snapshot) -> None:
-        self.heard.append(("final" if snapshot.final else "live", snapshot.uid, snapshot))
-
-    def close(self, uid: str, report: dict[str, Any]) -> None:
-        self.heard.append(("close", uid, report))
-
-    def of(self, uid: str) -> list[str]:
-        """What happened to a scan, in order."""
-        return [what for what, whose, _ in self.heard if whose == uid]
-
-    def only(self, what: str, uid: str) -> Any:
-        (value,) = [value for kind, whose, value in self.heard if (kind, whose) == (what, uid)]
-        return value
-
-
-@dataclass
-class Bench:
-    """An engine with a sink, a recorded scan and a clock that moves only when it is told to."""
-
-    recorded: RecordedScan
-    engine: Engine
-    sink: Sink
-    now: float = 1000.0
-
-    def open(self, uid: str) -> None:
-        _, document = next(run_documents(self.recorded, HXN_ENCODERS, uid, 404611, 10.0))
-        self.engine.take(ScanOpened(uid, document, resolve(document, {}, HXN_ENCODERS)), self.now)
-
-    def baseline(self, uid: str) -> None:
-        _, _, (_, event), *_ = run_documents(self.recorded, HXN_ENCODERS, uid, 1, 10.0)
-        self.engine.take(BaselineAdded(uid, event["data"]), self.now)
-
-    def join(self, uid: str, frames: range | list[int], shifted_m: float = 0.0) -> None:
-        indices = np.array(frames)
-        batch = Batch(indices, self.recorded.counts[indices], self.recorded.positions_m[indices] + shifted_m)
-        self.engine.take(Joined(uid, batch), self.now)
-
-    def close(self, uid: str, paired: int = 72, **more: Any) -> None:
-        lost = 72 - paired
-        report = ScanReport(72, paired, paired, 0, 0, 0, 0, lost, 0, 0, 0, "success", "settled" if lost else "complete")
-        report = replace(report, **more)
-        self.engine.take(ScanClosed(uid, report), self.now)
-
-    def begin(self, uid: str, frames: range | list[int] = range(72)) -> None:
-        self.open(uid)
-        self.baseline(uid)
-        self.join(uid, frames)
-
-    def work(self, times: int = 1, seconds: float = 1.0) -> list[bool]:
-        """Let the engine work; each turn takes some time."""
-
-        def clock() -> float:
-            return self.now
-
-        done = []
-        for _ in range(times):
-            self.now += seconds
-            done.append(self.engine.work(clock))
-        return done
-
-    @property
-    def phases(self) -> dict[str, str]:
-        return {status.uid: status.phase for status in self.engine.history}
-
-
-@pytest.fixture
-def bench(simulated: RecordedScan) -> Iterator[Callable[..., Bench]]:
-    """Makes a bench, by default with a probe, so that steps take milliseconds."""
-    streams = {"documents": "bluesky", "frames": "eiger_v1", "positions": "panda"}
-
-    def make(blind: bool = False, probe: np.ndarray | None = None, energy_kev: float | None = None, **training: Any):
-        config = parse_config(
-            {
-                "streams": {road: {"endpoint": "inproc://x", "wire": wire} for road, wire in streams.items()},
-                "geometry": {"detector_pixel_um": 75.0, **({"energy_kev": energy_kev} if energy_kev else {})},
-                "positions": HXN_ENCODERS.model_dump(),
-                "training": {"refine_s": 5.0, "snapshot_s": 3.0, **training},
-            }
-        )
-        if probe is None and not blind:
-            rows, columns = np.mgrid[-16:16, -12:12]
-            probe = np.exp(-(rows**2 + columns**2) / 30).astype(np.complex64)
-        sink = Sink()
-        return Bench(simulated, Engine(config, [sink], device="cpu", probe=probe), sink)
-
-    return make
 
 
 def test_a_scan_is_opened_trained_shown_refined_finished_and_closed(bench):
@@ -191,31 +78,52 @@ def test_rates_are_full_while_frames_arrive_and_fall_while_refining(bench, monke
     factors = []
     step = Trainer.step
     monkeypatch.setattr(Trainer, "step", lambda self, anneal=1.0: factors.append(anneal) or step(self, anneal))
-    b = bench(refine_s=4.0)
+    b = bench(refine_s=12.0)
     b.begin("a")
     b.work(3)
     began = len(factors)
-    assert factors == [1.0] * began
     b.close("a")
-    b.work(4)
-    assert factors[began:] == pytest.approx([0.775, 0.55, 0.325, LEAST_ANNEAL])
+    b.work(12)
+    assert factors[: began + 8] == [1.0] * (began + 8)
+    assert factors[began + 8 :] == pytest.approx([0.775, 0.55, 0.325, LEAST_ANNEAL])
     assert b.phases == {"a": "done"}
 
 
-def test_a_new_scan_ends_the_refinement_of_the_last_at_once(bench):
+def test_a_scan_is_refined_in_the_time_that_the_next_one_leaves_over(bench):
     b = bench(refine_s=1000.0)
     b.begin("a")
     b.work(3)
     b.close("a")
     b.work(2)
-    assert "final" not in b.sink.of("a")
     b.open("b")
-    assert b.sink.of("a")[-2:] == ["final", "close"]
-    assert b.phases == {"a": "done"}
     b.baseline("b")
+    assert b.work(4) == [True] * 4
+    assert b.sink.of("a").count("final") == 0
     b.join("b", range(72))
+    b.work()
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    assert b.sink.only("final", "a").step > 6
     b.work(3)
     assert (b.engine.status.uid, b.engine.status.phase) == ("b", "training")
+
+
+def test_refinement_ends_before_its_time_when_nothing_is_gained_any_more(bench, monkeypatch):
+    shown = Trainer.snapshot
+
+    def stalled(self, final=False):
+        snapshot = shown(self, final)
+        return replace(snapshot, metrics={**snapshot.metrics, "heldout_error": 0.4})
+
+    monkeypatch.setattr(Trainer, "snapshot", stalled)
+    b = bench(refine_s=600.0, snapshot_s=10.0)
+    b.begin("a")
+    b.work(3)
+    b.close("a")
+    closed = b.now
+    assert b.engine.status.ends_at == closed + 600.0
+    while not b.engine.history:
+        b.work(seconds=5.0)
+    assert 300.0 <= b.now - closed <= 320.0  # 100 s of patience, 200 s in which the rates fall
 
 
 def test_a_scan_that_still_receives_stragglers_keeps_them_while_the_next_one_trains(bench):
@@ -229,10 +137,10 @@ def test_a_scan_that_still_receives_stragglers_keeps_them_while_the_next_one_tra
     assert b.sink.of("a").count("final") == 0
     b.join("a", range(68, 72))
     b.close("a")
+    b.work()
     assert b.sink.of("a")[-2:] == ["final", "close"]
     final = b.sink.only("final", "a")
     assert (final.frames, final.step) == (72, steps)
-    b.work()
     assert b.engine.status.uid == "b"
     assert b.engine.status.phase == "training"
 
