@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
 
@@ -24,23 +24,28 @@ import numpy as np
 
 from ptyinr_stream.assembler import Output
 from ptyinr_stream.channels import Inbox
-from ptyinr_stream.config import Config, TiledConfig, secret
+from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError, PublishError
 from ptyinr_stream.intake import Intake
 from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.probe_file import read_probe
-from ptyinr_stream.publishers.base import PublisherStatus, PublisherThread
+from ptyinr_stream.publishers.base import Publisher, PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
+from ptyinr_stream.publishers.steering import SteeringPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
 from ptyinr_stream.recorder import Recorder, RecorderStatus
+from ptyinr_stream.recordings.folder import unfinished
 from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.telemetry import Heart, Telemetry, free_gb
 from ptyinr_stream.trace import Trace
 
 _log = logging.getLogger(__name__)
 
+RESUMED_WITHIN_S = 86400.0
+"""Since a scan was cut off: a daemon that is restarted later leaves it to `reconstruct`."""
 IDLE_WAIT_S = 0.2
 """How long the loop waits for a delivery when there is nothing to train; errors of threads are seen as soon."""
 FLUSH_S = 30.0
@@ -59,6 +64,16 @@ class DaemonStatus:
     intake: dict[str, Any] = field(default_factory=dict)
     """Open scans, what the inbox holds, and the latency of pairs: see `Intake.status`."""
     recorder: RecorderStatus = field(default_factory=lambda: RecorderStatus("off"))
+    disk_free_gb: float | None = None
+    """Of the disk that results and recordings go to."""
+    silent_s: float = 0.0
+    """Since the main loop last came round."""
+
+    def plain(self) -> dict[str, Any]:
+        """The same in dictionaries, for `telemetry`."""
+        recording = asdict(self.recorder)
+        failed = self.recorder.state == "failed"
+        return asdict(self) | {"recording": recording | {"error": self.recorder.reason if failed else None}}
 
 
 class Daemon:
@@ -90,6 +105,8 @@ class Daemon:
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
         self._files: FileSource | None = None
         self._recorder: Recorder | None = None
+        self._heart = Heart(*systemd())
+        self.telemetry: Telemetry | None = None
         self.engine: Engine
         self.server: LocalTiled | None = None
         self.tiled_path = config.tiled.path
@@ -108,8 +125,14 @@ class Daemon:
             if (folder := self._config.recordings) is not None:
                 self._recorder = Recorder(folder, self._config.recording, self._config.assembly, self._attributes())
                 stack.callback(self._recorder.close)
-            take = None if self._files is None else self._files.take
-            self._intake = Intake(self._config, inbox, self._outputs.put, files=take, recorder=self._recorder)
+            self._intake = Intake(
+                self._config,
+                inbox,
+                self._outputs.put,
+                files=None if self._files is None else self._files.take,
+                recorder=self._recorder,
+                resumed=unfinished(folder, RESUMED_WITHIN_S) if folder is not None else (),
+            )
             stack.callback(self._intake.stop)
             if self._files is not None:
                 stack.callback(self._files.stop)
@@ -120,7 +143,12 @@ class Daemon:
                 receiver = Receiver(road, getattr(streams, road), inbox)
                 stack.callback(receiver.stop)
                 self._receivers.append(receiver)
+            where = self._config.telemetry
+            if where.port is not None:
+                self.telemetry = Telemetry(self._told, where.host, where.port).start()
+                stack.callback(self.telemetry.stop)
             self._cleanup = stack.pop_all()
+        self._heart.say(READY="1")
         return self
 
     def run(self, observe: Callable[[Self], None] | None = None) -> None:
@@ -130,6 +158,7 @@ class Daemon:
             StreamError: what ended one of the threads.
         """
         while not self._stop.is_set():
+            self._heart.beat()
             self._deliver()
             if not self.engine.work(time.monotonic):
                 with contextlib.suppress(queue.Empty):
@@ -146,6 +175,7 @@ class Daemon:
 
     def close(self) -> None:
         """Stop receiving, join what has been received, finish the scans, deliver the finals."""
+        self._heart.say(STOPPING="1")
         self._cleanup.close()
 
     def __enter__(self) -> Self:
@@ -169,7 +199,12 @@ class Daemon:
             publishers=[publisher.status for publisher in self._publishers],
             intake=self._intake.status() if self._intake else {},
             recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
+            disk_free_gb=free_gb(self._config.output.folder),
+            silent_s=self._heart.silent_s,
         )
+
+    def _told(self) -> dict[str, Any]:
+        return self.status.plain()
 
     def _file_counts(self) -> dict[str, int]:
         counts = dict(self._files.counts) if self._files else {}
@@ -189,7 +224,7 @@ class Daemon:
             self._trace.take(output)
         self.engine.take(output, time.monotonic())
 
-    def _make_publishers(self, stack: contextlib.ExitStack) -> list[tuple[TiledPublisher | FilesPublisher, str]]:
+    def _make_publishers(self, stack: contextlib.ExitStack) -> list[tuple[Publisher, str]]:
         tiled = self._config.tiled
         key = secret(tiled.api_key_env, tiled.api_key_file)
         if tiled.uri is None:
@@ -205,10 +240,14 @@ class Daemon:
             if not isinstance(error.__cause__, httpx.TransportError):
                 raise
             _log.warning("%s; going on: what is reconstructed is delivered when it is back", error)
-        publishers: list[tuple[TiledPublisher | FilesPublisher, str]] = [(publisher, "tiled")]
+        publishers: list[tuple[Publisher, str]] = [(publisher, "tiled")]
         output = self._config.output
         if output.folder is not None:
             publishers.append((FilesPublisher(output.folder, output.every_snapshot, self._attributes()), "files"))
+        if self._config.steering.endpoint is not None:
+            steering = SteeringPublisher(self._config.steering.endpoint)
+            stack.callback(steering.stop)
+            publishers.append((steering, "steering"))
         return publishers
 
     def _attributes(self) -> dict[str, str]:

@@ -157,8 +157,9 @@ class Engine:
         self._config, self._sinks, self._device = config, sinks, device
         self._named = None if probe is None else Start(probe, str(config.training.probe_file or "a given probe"))
         folder = config.output.folder
-        self._warm = WarmStart(folder)
-        self._checkpoints = Checkpoints(folder) if folder and config.training.checkpoint_s else None
+        self._warm = WarmStart(folder and folder / "probes")
+        kept = folder and folder / "checkpoints"
+        self._checkpoints = Checkpoints(kept) if kept and config.training.checkpoint_s else None
         self._convention = FrameConvention(config.frames).describe()
         self._scans: dict[str, _Scan] = {}
         self.history: list[ScanStatus] = []
@@ -309,6 +310,8 @@ class Engine:
         for doubt in optics.doubts:
             _log.warning("scan %s: %s", scan.opened.uid, doubt)
         convention = self._convention | scan.calibration
+        if scan.opened.resumed:
+            convention["resumed"] = True
         record = scan_record(scan.opened.uid, document, optics, scan.opened.layout, convention)
         for sink in self._sinks:
             sink.open(record)

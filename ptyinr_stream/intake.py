@@ -10,17 +10,19 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ptyinr_stream.assembler import Joined, Output
+from ptyinr_stream.assembler import Joined, Output, ScanOpened
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.events import Event, FramesMissing
 from ptyinr_stream.joining import Joining
 from ptyinr_stream.recorder import Recorder
+from ptyinr_stream.recordings.folder import Recording
 from ptyinr_stream.wire import WireDecoder, decoder_of
 
 _log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Intake:
         files: is offered what the documents say, and which frames are missing. What it returns True for it takes over:
             that comes back through the inbox, as `Message.events`, when it has been read.
         recorder: of every event, as it came; None records nothing.
+        resumed: recordings of scans that an earlier life of the daemon has not finished, oldest first; they go on.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
@@ -54,12 +57,14 @@ class Intake:
         clock: Callable[[], float] = time.monotonic,
         files: Callable[[Event | FramesMissing], bool] | None = None,
         recorder: Recorder | None = None,
+        resumed: Sequence[Recording] = (),
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
         self._clock = clock
         self._files = files
         self._recorder = recorder
+        self._resumed = resumed
         self._joining = Joining(config)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
@@ -106,6 +111,8 @@ class Intake:
     def _run(self) -> None:
         try:
             now = self._clock()
+            for recording in self._resumed:
+                self._resume(recording, now)
             while not self._inbox.drained:
                 message = self._inbox.get(_TICK_S)
                 if message is not None:
@@ -117,6 +124,22 @@ class Intake:
             self._error = error
         finally:
             self._inbox.close()
+
+    def _resume(self, recording: Recording, now: float) -> None:
+        """Join again what was recorded of a scan, as if its last event had come just now.
+
+        The recorder goes on with its folder, and follows what is said of the scan; the events are in it already.
+        """
+        if self._recorder is not None:
+            self._recorder.resume(recording.uid, recording.folder, now)
+        with recording:
+            last = max((recorded.time for recorded in recording.events()), default=now)
+            for recorded in recording.events():
+                outputs = self._joining.feed(recorded.event, recorded.time + now - last)
+                self._hand_on([replace(o, resumed=True) if isinstance(o, ScanOpened) else o for o in outputs])
+            for problem in recording.problems:
+                _log.warning("%s", problem)
+        _log.info("run %s goes on: %d events of it were recorded", recording.uid, len(recording))
 
     def _take(self, message: Message) -> None:
         for event in message.events or self._decoders[message.road].feed(message.parts):

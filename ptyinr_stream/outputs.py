@@ -20,6 +20,8 @@ class ScanOpened:
     """Its start document."""
     layout: Layout
     """How it lies over the object array."""
+    resumed: bool = False
+    """Whether an earlier life of the daemon has begun it."""
 
     @property
     def expected(self) -> int:

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
 """How often what was received is flushed."""
+IDLE_S = 0.03
+"""Since everything was flushed, after which what comes is flushed at once."""
 PATIENCE_S = 10.0
 """How long a full queue waits for the disk."""
 _BATCH_BYTES = 32 * 2**20
@@ -85,6 +87,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._closed = False
         self._hurried = False
+        self._idle_since: float | None = None  # when everything was flushed, and nothing has come since
         self._refusing = False
         self._refused = 0
         self._marked = False
@@ -189,9 +192,11 @@ class Recorder:
             self._marked = False
             self._queue.append((work, size, now))
             self._queued_bytes += size
-            # Otherwise the thread comes by itself: woken for each frame, it would disturb the intake a thousand times a
-            # second.
-            if self._is_pressed():
+            # Woken for each frame, the thread would disturb the intake a thousand times a second; where frames are few
+            # each is flushed at once, and what a kill takes is what came in that millisecond.
+            if self._is_pressed() or (size and self._idle_since is not None and now - self._idle_since >= IDLE_S):
+                self._hurried = True
+                self._idle_since = None
                 self._changed.notify_all()
 
     def _has_room(self, size: int) -> Callable[[], bool]:
@@ -247,6 +252,8 @@ class Recorder:
         self._router.flush()
         self._slowest_flush_s = max(self._slowest_flush_s, time.perf_counter() - began)
         self._oldest = None
+        if self._idle_since is None:
+            self._idle_since = self._clock()
 
 
 def _size(event: Event) -> int:

@@ -61,7 +61,7 @@ class FilesPublisher:
             raise ConfigError(f"output.folder: {folder} cannot be written: permission denied")
 
     def open(self, scan: ScanRecord) -> None:
-        """Create the scan's folder.
+        """Create the scan's folder, or go on with that of an earlier life.
 
         Raises:
             PublishError: it cannot be created.
@@ -69,8 +69,9 @@ class FilesPublisher:
         name = node_name(scan.uid)
         with _translated_errors(self._folder):
             for folder in (self._folder / name, *(self._folder / f"{name}-{n}" for n in range(2, 1000))):
-                if not folder.exists():
-                    (folder / "snapshots").mkdir(parents=True)
+                goes_on = scan.metadata.get("resumed") and not (folder / "report.json").exists()
+                if goes_on or not folder.exists():
+                    (folder / "snapshots").mkdir(parents=True, exist_ok=True)
                     self._runs[scan.uid] = _Run(scan, folder, time.monotonic())
                     return
         raise PublishError(f"{self._folder} already holds 999 reconstructions of {scan.uid}")

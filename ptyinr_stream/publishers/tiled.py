@@ -122,7 +122,7 @@ class TiledPublisher:
             if any(path in run.nodes and not _fits(run.nodes[path], array) for path, array in arrays.items()):
                 run = self._runs[snapshot.uid] = _Run(run.scan, run.opened, previous=run.nodes[""])
             if "" not in run.nodes:
-                run.nodes[""] = self._new_run(run, snapshot)
+                run.nodes[""] = self._begun_run(run) or self._new_run(run, snapshot)
             if run.previous is not None:
                 key = run.nodes[""].path_parts[-1]
                 run.previous.update_metadata({"continued_in": key}, drop_revision=True)
@@ -178,6 +178,30 @@ class TiledPublisher:
     def _container(self, parent: Container, key: str) -> Container:
         created = _create_container(parent, key, {}, self._tags)
         return parent[key] if created is None else created  # None: somebody else, or an unheard answer, was faster
+
+    def _begun_run(self, run: _Run) -> Container | None:
+        """The container that an earlier life of the daemon has begun for a scan that goes on, with what is in it."""
+        if not run.scan.metadata.get("resumed") or run.previous is not None:
+            return None
+        catalog, name = self._catalog(), node_name(run.scan.uid)
+        node = None
+        for key in (name, *(f"{name}-{n}" for n in range(2, 1000))):
+            if key not in catalog:
+                break
+            node = catalog[key]
+        if node is None or node.metadata.get("complete") or "continued_in" in node.metadata:
+            return None
+        for path in list(node):
+            if path == "metrics":
+                run.nodes[path] = node[path]
+                run.rows = len(run.nodes[path].read())
+            elif path in ("live", "final"):
+                run.nodes[path] = node[path]
+                run.nodes |= {f"{path}/{key}": node[path][key] for key in list(node[path])}
+        node.update_metadata(
+            {"resumed": True, "resumptions": node.metadata.get("resumptions", 0) + 1}, drop_revision=True
+        )
+        return node
 
     def _new_run(self, run: _Run, snapshot: Snapshot) -> Container:
         scan, catalog = run.scan, self._catalog()

@@ -32,14 +32,14 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before_and_none_to_a_fresh_
     b = bench(folder=tmp_path, checkpoint_s=2.0)
     b.begin("a", range(60))
     b.work(12)
-    newest = tmp_path / "a" / "checkpoint.pt"
+    newest = tmp_path / "checkpoints" / "a" / "checkpoint.pt"
     newest.write_bytes(newest.read_bytes()[:1000])
     again = bench(folder=tmp_path, checkpoint_s=1000.0)
     again.begin("a")
     again.work()
     assert again.engine.status.resumed_at is not None
     assert "is torn and left out" in caplog.text
-    (tmp_path / "a" / "checkpoint.before.pt").write_bytes(b"")
+    (tmp_path / "checkpoints" / "a" / "checkpoint.before.pt").write_bytes(b"")
     fresh = bench(folder=tmp_path)
     fresh.begin("a")
     fresh.work(2)
@@ -48,7 +48,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before_and_none_to_a_fresh_
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_picture(bench, tmp_path, caplog):
-    (tmp_path / "a").write_text("a file where a folder belongs")
+    (tmp_path / "checkpoints").write_text("a file where a folder belongs")
     b = bench(folder=tmp_path, checkpoint_s=1.0)
     b.begin("a")
     b.work(8)

@@ -7,9 +7,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from ptyinr_stream.config import FramesConfig, Orientation
+from ptyinr_stream.config import FramesConfig
 from ptyinr_stream.errors import GeometryError
 from ptyinr_stream.frames import FrameConvention
+from ptyinr_stream.sections import Orientation
 
 IMAGE = np.arange(6 * 8, dtype=np.uint16).reshape(6, 8)
 

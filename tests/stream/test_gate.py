@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ptyinr.types import ScanRange
 from ptyinr_stream.gate import PositionGate
-from ptyinr_stream.optics import ScanPlan
+from ptyinr_stream.grids import ScanPlan
 
 MARGIN = 0.2
 
