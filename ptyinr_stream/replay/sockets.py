@@ -70,7 +70,7 @@ class Roads:
         """
         if road not in self._topics and not self._sockets[road].poll(0, zmq.POLLOUT):
             # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
-            self._sockets[road].poll(self._wait_s * 1000, zmq.POLLOUT)
+            self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT)
             self.await_receivers()
         try:
             self._sockets[road].send_multipart(parts)
