@@ -38,6 +38,9 @@ IDLE_S = 2.0
 _PORTION = 1000
 # Between two looks at the clock; libzmq gives up for good after some failures, and the other side may be mended.
 _LOOK_AGAIN_MS = 1000
+# What comes meanwhile is taken at once: a thread that wakes for each message takes the interpreter's lock as often from
+# those that decode and train.
+_REST_MS = 2
 # ZeroMQ may hold this part of the inbox's bytes, for each stream.
 _SHARE = 1 / 8
 # Messages that ZeroMQ may hold: while their size is unknown, two seconds of 1,000 frames in four parts each; and at
@@ -177,6 +180,7 @@ class Receiver:
             if self._control in ready or (self._socket in ready and not self._take()):
                 return
             self._tell()
+            self._control.poll(_REST_MS)
 
     def _take(self) -> bool:
         """Hand on what has come; False when the inbox is closed."""

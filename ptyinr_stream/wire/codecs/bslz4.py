@@ -119,7 +119,8 @@ def _one_thread() -> Iterator[None]:
 @cache
 def _openmp() -> ctypes.CDLL | None:
     """The OpenMP library that bitshuffle is linked to, None if it is built without."""
-    library = ctypes.CDLL(bitshuffle.__file__)  # finds the symbols of the libraries it links, too
+    # It finds the symbols of the libraries it links, too. Calls of a CDLL would each let go of the interpreter's lock.
+    library = ctypes.PyDLL(bitshuffle.__file__)
     return library if hasattr(library, "omp_set_num_threads") else None
 
 
