@@ -186,5 +186,6 @@ def _section_at(path: tuple[str | int, ...]) -> type[Section]:
     found: Any = Config
     for part in path:
         annotation = found.model_fields[part].annotation if hasattr(found, "model_fields") else get_args(found)[-1]
-        found = next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)
+        kinds = get_args(annotation)
+        found = next(kind for kind in kinds if kind is not type(None)) if type(None) in kinds else annotation
     return found

@@ -79,7 +79,7 @@ class Decoder:
 
     >>> decoder = Decoder()
     >>> decoder.feed([b'{"htype":"dheader-1.0","series":4,"header_detail":"none"}'])
-    [SeriesStarted(series=4, expected=None, header={}, run=None)]
+    [SeriesStarted(series=4, expected=None, header={})]
     >>> _ = decoder.feed([b'{"htype":"dimage-1.0","series":4,"frame":0}'])
     >>> _ = decoder.feed([b'{"htype":"dimage_d-1.0","shape":[9,8],"type":"uint8","encoding":"<","size":72}'])
     >>> [frame] = decoder.feed([bytes(72)])

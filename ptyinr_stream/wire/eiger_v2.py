@@ -73,7 +73,7 @@ class Decoder:
 
     >>> decoder = Decoder()
     >>> decoder.feed([cbor2.dumps({"type": "start", "series_id": 4, "number_of_images": 9, "incident_energy": 12e3})])
-    [SeriesStarted(series=4, expected=9, header={'number_of_images': 9, 'incident_energy': 12000.0}, run=None)]
+    [SeriesStarted(series=4, expected=9, header={'number_of_images': 9, 'incident_energy': 12000.0})]
     >>> pixels = cbor2.CBORTag(40, [[8, 9], cbor2.CBORTag(69, bytes(144))])
     >>> [frame] = decoder.feed(
     ...     [cbor2.dumps({"type": "image", "series_id": 4, "image_id": 0, "data": {"threshold_1": pixels}})]

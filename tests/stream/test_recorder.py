@@ -18,7 +18,7 @@ import hdf5plugin
 import numpy as np
 import pytest
 
-from ptyinr_stream.assembler import Assembler, Frame, Joined, Output, ScanClosed
+from ptyinr_stream.assembler import Joined, Output, ScanClosed
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.events import (
@@ -38,7 +38,7 @@ from ptyinr_stream.events import (
 )
 from ptyinr_stream.formats import read_scan
 from ptyinr_stream.formats.recording import read_run
-from ptyinr_stream.frames import FrameConvention
+from ptyinr_stream.joining import Joining
 from ptyinr_stream.recorder import Recorder
 from ptyinr_stream.recordings.folder import Recording, unfinished
 from ptyinr_stream.wire.codecs import decode, encode
@@ -126,8 +126,7 @@ class Life:
         self.config = config
         attributes = {"configuration": json.dumps(config.model_dump(mode="json")), "version": "1"}
         self.recorder = Recorder(config.recordings, config.recording, config.assembly, attributes)
-        self.assembler = Assembler(config.positions, config.assembly)
-        self.convention = FrameConvention(config.frames)
+        self.joining = Joining(config)
         self.outputs: list[Output] = []
 
     def feed(self, *events: Event, record: bool = True) -> None:
@@ -135,10 +134,7 @@ class Life:
             now = time.monotonic()
             if record:
                 self.recorder.take(event, now)
-            ready = event
-            if isinstance(event, FrameArrived):
-                ready = Frame(event.series, event.frame, *self.convention.apply(decode(event.image)))
-            for output in self.assembler.feed(ready, now):
+            for output in self.joining.feed(event, now):
                 self.recorder.follow(output, now)
                 self.outputs.append(output)
 
@@ -150,7 +146,7 @@ class Life:
                 self.feed(*(entry.event for entry in found.events()), record=False)
 
     def end(self) -> None:
-        for output in self.assembler.finish():
+        for output in self.joining.finish(time.monotonic()):
             self.recorder.follow(output, time.monotonic())
             self.outputs.append(output)
         self.recorder.close()
