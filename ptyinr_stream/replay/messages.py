@@ -222,7 +222,10 @@ def _start_metadata(scan: RecordedScan, positions: PositionsConfig, scan_id: int
     axes = [positions.motors.index(0), positions.motors.index(1)]  # along which the fast and the slow motor move
     motors_um = 1e6 * (scan.positions_m * signs)[:, axes]  # (n, 2) fast, slow
     shape = _grid(motors_um[:, 0])
-    (x0, y0), (x1, y1) = motors_um.min(axis=0).tolist(), motors_um.max(axis=0).tolist()
+    lower, upper = motors_um.min(axis=0), motors_um.max(axis=0)
+    forwards = motors_um[0] - lower <= upper - motors_um[0]  # the plan begins where the scan began
+    x0, y0 = np.where(forwards, lower, upper).tolist()
+    x1, y1 = np.where(forwards, upper, lower).tolist()
     fast, slow = _MOTORS
     return {
         "scan_id": scan_id,

@@ -70,10 +70,10 @@ class Roads:
         """
         if road not in self._topics and not self._sockets[road].poll(0, zmq.POLLOUT):
             # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
-            self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT)
-            self.await_receivers()
+            if self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT):
+                self.await_receivers()
         try:
-            self._sockets[road].send_multipart(parts)
+            self._sockets[road].send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again as error:
             address = _address(self._sockets[road])
             raise EndpointError(f"{address}: the receiver has not read for {self._wait_s:g} s") from error

@@ -212,7 +212,11 @@ class Receiver:
         """Log how the stream stands when that has changed."""
         if (state := self.state) != self._told:
             trouble = state == "handshake failed" or (state == "disconnected" and self._told != "handshake failed")
-            level = logging.WARNING if trouble else logging.DEBUG if state in ("idle", "streaming") else logging.INFO
+            # To an address that we bind senders come and go.
+            if trouble and not (self._stream.bind and state == "disconnected"):
+                level = logging.WARNING
+            else:
+                level = logging.DEBUG if state in ("idle", "streaming") else logging.INFO
             why = f": {self._peers.why}" if trouble else ""
             _log.log(level, "%s from %s: %s%s", self.road, self.endpoint, state, why)
             self._told = state

@@ -8,7 +8,8 @@ through wire decoders, calibration, assembler and trainer by the frames' and pos
 configuration, but for the window: 128 pixels, since the star's are.
 
 Prints what was found of the detector, and the phase correlation with the reference for this run and for the plain scan
-trained equally long. They shall differ by no more than 0.01. `--settled` drops the settling frames after the join.
+trained equally long. They shall differ by no more than 0.01. The gate keeps the settling frames out; `--settled` drops
+what of them is left after the join.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from ptyinr.training import train
 from ptyinr.types import Batch, ScanRange, Snapshot
 from ptyinr_stream.assembler import CalibrationAdded, Joined, Output, ScanClosed, ScanOpened
 from ptyinr_stream.channels import Inbox, Message
-from ptyinr_stream.config import Config, load_config, parse_config
+from ptyinr_stream.config import AxisConfig, Config, PositionsConfig, load_config, parse_config
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.formats.ptyinr_h5 import read_scan
 from ptyinr_stream.intake import Intake
+from ptyinr_stream.motors import resolve
 from ptyinr_stream.replay.messages import document_message, encoder_counts, image_parts, json_message, position_messages
 
 HXN = Path(__file__).parents[2] / "deploy" / "config" / "hxn.toml"
@@ -102,8 +104,11 @@ class EmbeddedScan:
         scan = {"type": "2D_FLY_PANDA", "scan_input": plan, "detector_distance": self.scan.geometry.distance_m}
         yield _document("start", {**start, "scan": scan})
         yield _frames([{"htype": "dheader-1.0", "series": 5, "header_detail": "basic"}, self._header()])
-        counts = encoder_counts(self.positions_m(), config.positions) + ZERO_COUNTS
-        encoders = position_messages(counts, config.positions, RATE_HZ, flush_s=0.4)
+        axes = resolve({**start, "scan": scan}, {}, config.positions).axes
+        read = [AxisConfig(channel=axis.channel or "", um_per_count=axis.um_per_count) for axis in axes]
+        encoder = PositionsConfig(axis0=read[0], axis1=read[1])
+        counts = encoder_counts(self.positions_m(), encoder) + ZERO_COUNTS
+        encoders = position_messages(counts, encoder, RATE_HZ, flush_s=0.4)
         due = next(encoders, None)
         for frame in range(self.frames):
             raw = np.ascontiguousarray(self.image(frame)[:, ::-1])

@@ -111,7 +111,7 @@ def test_the_commanded_range_is_told_in_the_coordinates_of_the_motors():
         motors=(1, 0),
     )
     start = documents(raster()[:, ::-1].copy(), turned)[0][1]
-    assert np.allclose(start["scan"]["scan_input"], [-0.15, 0.1, 6, -0.35, -0.2, 4])
+    assert np.allclose(start["scan"]["scan_input"], [0.1, -0.15, 6, -0.35, -0.2, 4])
 
 
 @pytest.mark.parametrize("keep", [slice(0, 23), slice(1, None), slice(3, 4), slice(0, 2)])

@@ -22,7 +22,7 @@ from bluesky import RunEngine
 from bluesky.plans import count
 from ophyd.sim import det  # pyright: ignore[reportAttributeAccessIssue]
 
-from ptyinr_stream.events import RunStarted, RunStopped
+from ptyinr_stream.events import Reading, RunStarted, RunStopped
 from ptyinr_stream.wire.bluesky import Decoder
 
 pytestmark = pytest.mark.system
@@ -145,13 +145,15 @@ def test_the_daemon_reads_what_is_published(engine: RunEngine, listener: Listene
     engine.subscribe(publisher)
     uid = run(engine, count([det]), arr=np.arange(3), scan={"dwell": np.float64(0.01), "shape": (np.int64(4), 5)})
     decoder = Decoder(prefix="hxn")
-    started, stopped = [event for message in listener.messages() for event in decoder.feed([message])]
+    events = [event for message in listener.messages() for event in decoder.feed([message])]
+    started, *readings, stopped = events
+    assert all(isinstance(reading, Reading) for reading in readings)
     assert isinstance(started, RunStarted)
     assert started.uid == uid
     assert started.document["scan"] == {"dwell": 0.01, "shape": [4, 5]}
     np.testing.assert_array_equal(started.document["arr"], [0, 1, 2])
     assert stopped == RunStopped(uid, "success")
-    assert decoder.counts == {"documents": 2, "descriptor": 1, "event": 1}
+    assert decoder.counts == {"documents": 4}
 
 
 def test_metadata_that_msgpack_cannot_carry_arrives_as_text(

@@ -111,7 +111,8 @@ def check_frames(events, scan, series):
 
 
 def check_positions(events, scan, sent_m):
-    assert events[0] == CaptureStarted()
+    assert isinstance(events[0], CaptureStarted)
+    assert events[0].armed_at
     assert events[-1] == CaptureEnded(len(events) - 2)
     samples = np.full((len(scan.counts) * 10, 2), np.nan)
     for event in events[1:-1]:
