@@ -68,10 +68,10 @@ class Roads:
         Raises:
             EndpointError: the receiver has stopped reading.
         """
-        if road not in self._topics and not self._sockets[road].poll(0, zmq.POLLOUT):
-            # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
-            if self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT):
-                self.await_receivers()
+        blocked = road not in self._topics and not self._sockets[road].poll(0, zmq.POLLOUT)
+        # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
+        if blocked and self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT):
+            self.await_receivers()
         try:
             self._sockets[road].send_multipart(parts, zmq.NOBLOCK)
         except zmq.Again as error:

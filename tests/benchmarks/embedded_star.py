@@ -98,7 +98,8 @@ class EmbeddedScan:
     def messages(self, config: Config) -> Iterator[Message]:
         """All of them, in the order of the beamline."""
         scan_um = 1e6 * self.scan.positions_m
-        (y0, x0), (y1, x1) = scan_um[0], scan_um[-1]
+        y0, y1 = scan_um[[0, -1], 0]
+        x0, x1 = scan_um[:, 1].min(), scan_um[:, 1].max()
         plan = [float(x0), float(x1), 1.0, float(y0), float(y1), float(self.frames)]
         start = {"uid": "embedded-star", "scan_id": 1, "shape": [1, self.frames], "motors": ["zpssx", "zpssy"]}
         scan = {"type": "2D_FLY_PANDA", "scan_input": plan, "detector_distance": self.scan.geometry.distance_m}
