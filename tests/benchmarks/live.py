@@ -5,7 +5,10 @@ this process has used its one thread, times `--speed` (2 cores train 1.7 times a
 compared on a busy machine. `--wall` takes the clock on the wall and all cores, as a scan does. Snapshots are saved and
 scored afterwards: phase correlation with the reference when the last frame arrives, 30 s and 60 s later; at 50 and 75 %
 of the scan over the rows all of whose frames had arrived 5 s before; and the seconds after the last frame until 0.965.
-Prints a row a seed and the medians for each policy.
+Prints a row a seed and the medians for each policy. `--more` prints for each seed instead: the seconds until 0.965 of a
+cold start on all frames; the seconds until 0.95 of a scan whose frames come at 100/s, and of the same scan again, which
+begins with the first one's probe; and what becomes of the rows that lie in the commanded range when 40 % of the scan
+turn out to lie beyond it.
 """
 
 from __future__ import annotations
@@ -24,14 +27,15 @@ from scans import head, row
 
 from ptyinr.metrics import RIM, phase_correlation
 from ptyinr.settings import TrainerSettings
-from ptyinr.types import Batch, Snapshot
+from ptyinr.trainer import Trainer
+from ptyinr.types import Batch, ScanRange, Snapshot
 from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened, ScanReport
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.formats.ptyinr_h5 import read_scan
-from ptyinr_stream.optics import scan_plan
+from ptyinr_stream.motors import resolve
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.replay.messages import run_documents
 
@@ -86,14 +90,21 @@ def config_of(scan: RecordedScan, seed: int) -> Config:
 
 
 def film(
-    scan: RecordedScan, config: Config, settings: TrainerSettings, clock: Callable[[], float], rate_hz: float = RATE_HZ
+    scan: RecordedScan,
+    config: Config,
+    settings: TrainerSettings,
+    clock: Callable[[], float],
+    rate_hz: float = RATE_HZ,
+    engine: Engine | None = None,
+    uid: str = "live",
 ) -> Film:
-    """Run one scan; its first frame has been exposed at 1 / rate."""
+    """Run one scan, with an engine that knows scans before it if one is given; its first frame is there at 1 / rate."""
     taken = Film(clock)
-    engine = Engine(config, [taken], device="cpu", settings=settings)
-    _, document = next(run_documents(scan, HXN_ENCODERS, "live", 1, rate_hz))
-    plan = scan_plan(document, HXN_ENCODERS)
-    engine.take(ScanOpened("live", document, plan.expected, plan.range), clock())
+    engine = engine or Engine(config, [], device="cpu", settings=settings)
+    engine._sinks = [taken]
+    before = len(engine.history)
+    _, document = next(run_documents(scan, HXN_ENCODERS, uid, 1, rate_hz))
+    engine.take(ScanOpened(uid, document, resolve(document, {}, HXN_ENCODERS)), clock())
     sent, total = 0, len(scan.counts)
     # Positions come in portions of 0.4 s, and frames are joined with them.
     portion = max(1, round(0.4 * rate_hz))
@@ -102,12 +113,12 @@ def film(
         due = total if clock() * rate_hz >= total else due
         if due > sent:
             part = slice(sent, due)
-            engine.take(Joined("live", Batch(np.arange(sent, due), scan.counts[part], scan.positions_m[part])), clock())
+            engine.take(Joined(uid, Batch(np.arange(sent, due), scan.counts[part], scan.positions_m[part])), clock())
             sent = due
         if not engine.work(clock):
             wait(clock)
-    engine.take(ScanClosed("live", report(total)), clock())
-    while engine.status is not None and not engine.history:
+    engine.take(ScanClosed(uid, report(total)), clock())
+    while len(engine.history) == before:
         engine.work(clock)
     return taken
 
@@ -152,9 +163,62 @@ def scores(scan: RecordedScan, taken: Film) -> list[float]:
     return [*found, reached(scan, taken, last) - last]
 
 
-def reached(scan: RecordedScan, taken: Film, after: float) -> float:
-    """When the correlation of snapshots from a moment on first was `ENOUGH`."""
-    return next((when for when, shot in taken.frames if when >= after and correlation(scan, shot) >= ENOUGH), inf)
+def reached(scan: RecordedScan, taken: Film, after: float, enough: float = ENOUGH) -> float:
+    """When the correlation of snapshots from a moment on first was `enough`."""
+    return next((when for when, shot in taken.frames if when >= after and correlation(scan, shot) >= enough), inf)
+
+
+def cold(scan: RecordedScan, config: Config, clock: Callable[[], float]) -> float:
+    """Seconds until `ENOUGH` if training starts when the last frame has come."""
+    return reached(scan, film(scan, config, TrainerSettings(), clock, rate_hz=1e6), 0.0)
+
+
+def twice(scan: RecordedScan, config: Config, clock_of_run: Callable[[], Callable[[], float]]) -> tuple[float, float]:
+    """Seconds until 0.95 of a fast scan, and of the same again with the probe of the first."""
+    engine = Engine(config, [], device="cpu")
+    found = []
+    for uid in ("first", "second"):
+        clock = clock_of_run()
+        found.append(reached(scan, film(scan, config, TrainerSettings(), clock, 100.0, engine, uid), 0.0, 0.95))
+    return found[0], found[1]
+
+
+def exceeded(scan: RecordedScan, seconds: float, clock: Callable[[], float]) -> tuple[float, float, float]:
+    """Correlation of the commanded 60 % before the others come, at once afterwards, and as long afterwards again."""
+    inside = int(0.6 * len(scan.counts))
+    trainer = Trainer(scan.geometry, ScanRange.of(scan.positions_m[:inside]))
+    found = []
+    for part in (slice(0, inside), slice(inside, None)):
+        trainer.append(Batch(np.arange(len(scan.counts))[part], scan.counts[part], scan.positions_m[part]))
+        if found:
+            found.append(correlation(scan, trainer.snapshot(), inside))
+        until = clock() + seconds
+        while clock() < until:
+            trainer.step()
+        found.append(correlation(scan, trainer.snapshot(), inside))
+    return found[0], found[1], found[2]
+
+
+def more(scan: RecordedScan, seeds: int, wall: bool, speed: float) -> None:
+    """Print what `--more` asks for."""
+    head(
+        [
+            "seed",
+            f"cold: s to {ENOUGH}",
+            "first: s to 0.95",
+            "second",
+            "ratio",
+            "60 % alone",
+            "and at once",
+            "and later",
+        ]
+    )
+    for seed in range(seeds):
+        config = config_of(scan, seed)
+        first, second = twice(scan, config, lambda: clock_of(wall, speed))
+        numbers = [cold(scan, config, clock_of(wall, speed)), first, second, second / first]
+        numbers += exceeded(scan, 20.0, clock_of(wall, speed))
+        row([seed, *(f"{number:.3f}" for number in numbers)])
 
 
 def clock_of(wall: bool, speed: float) -> Callable[[], float]:
@@ -171,12 +235,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seeds", type=int, default=3)
     arguments.add_argument("--only", default="", help="a part of a policy's name")
+    arguments.add_argument("--more", action="store_true", help="cold starts, second scans, exceeded ranges")
     arguments.add_argument("--wall", action="store_true", help="the clock on the wall, all cores")
     arguments.add_argument("--speed", type=float, default=1.7, help="of all cores, in units of one")
     chosen = arguments.parse_args()
     if not chosen.wall:
         torch.set_num_threads(1)
     scan = read_scan(siemens_star())
+    if chosen.more:
+        more(scan, chosen.seeds, chosen.wall, chosen.speed)
+        return
     head(["policy", "seed", "last frame", "+30 s", "+60 s", "half", "three quarters", f"s to {ENOUGH}"])
     for name, settings in POLICIES.items():
         if chosen.only not in name:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptyinr.samplers import LEAST_REACH_PX, REACH, draw_tile
+from ptyinr import Batch
+from ptyinr.dataset import Dataset
+from ptyinr.samplers import LEAST_REACH_PX, REACH, Sampler, draw_tile
+from ptyinr.settings import TrainerSettings
 
 scans = st.tuples(
     st.integers(1, 60), st.floats(0, 900), st.floats(0, 900), st.floats(-500, 500), st.integers(0, 2**32 - 1)
@@ -62,3 +66,41 @@ def test_a_tile_at_the_rim_includes_the_rim():
 
 def test_a_single_frame_is_its_own_tile():
     assert draw_tile(np.array([[3.7, -8.1]]), (32, 32), 64, np.random.default_rng(0)).tolist() == [0]
+
+
+def line_of_frames(frames):
+    """A dataset of frames in a row, each two windows from the next."""
+    dataset = Dataset((32, 32), 0, torch.device("cpu"))
+    batch = Batch(np.arange(frames), np.ones((frames, 32, 32), np.uint16), np.zeros((frames, 2)))
+    dataset.append(batch, np.stack([np.arange(frames) * 200.0, np.zeros(frames)], axis=1))
+    return dataset
+
+
+def drawn(sampler, dataset, times, error=lambda row: 1.0):
+    """How often each frame was drawn."""
+    counts = np.zeros(len(dataset), int)
+    for _ in range(times):
+        rows = sampler.draw(dataset)
+        sampler.note(rows, np.array([error(row) for row in rows]))
+        counts[rows] += 1
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("attention", "error"), [("new", lambda row: 1.0), ("worst", lambda row: 9.0 if row > 7 else 1.0)]
+)
+def test_attention_is_paid_to_frames_that_are_new_or_badly_explained(attention, error):
+    sampler = Sampler(TrainerSettings(attention=attention), (32, 32), np.random.default_rng(0))
+    drawn(sampler, line_of_frames(8), 60, error)
+    later = drawn(sampler, line_of_frames(10), 10, error)
+    assert sampler.curious
+    assert later[8:].sum() > 2 * later[:8].sum()
+
+
+def test_without_attention_all_frames_are_alike():
+    sampler = Sampler(TrainerSettings(), (32, 32), np.random.default_rng(0))
+    assert not sampler.curious
+    counts = np.zeros(10, int)
+    for _ in range(400):
+        counts[sampler.draw(line_of_frames(10))] += 1
+    assert counts.min() > 15

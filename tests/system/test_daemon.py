@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -353,3 +354,31 @@ def test_an_unknown_wire_is_refused_with_the_list_of_those_there_are(tmp_path):
     streams["frames"]["wire"] = "eiger_v9"
     with pytest.raises(ConfigError, match=r"eiger_v9.*bluesky.*eiger_v1.*panda"):
         Daemon(configuration(tmp_path, streams=streams)).start()
+
+
+def test_the_daemon_tells_how_it_does_over_http_and_to_plans(tmp_path, simulated, known_probe):
+    sections = {"telemetry": {"port": 0}, "steering": {"endpoint": "tcp://127.0.0.1:*"}}
+    with (
+        Daemon(configuration(tmp_path, training=known_probe, **sections)) as daemon,
+        zmq.Context() as context,
+        context.socket(zmq.SUB) as plan,
+        httpx.Client(base_url=daemon.telemetry.url, trust_env=False) as client,
+    ):
+        assert client.get("/healthz").text == "ok\n"
+        assert client.get("/status").json()["scan"] is None
+        (steering,) = [thread._publisher for thread in daemon._publishers if thread.status.name == "steering"]
+        plan.subscribe("ptyinr ")
+        plan.connect(steering.endpoint)
+        with replayed(daemon, simulated) as replay:
+            work(daemon, lambda: replay.done() and delivered(daemon))
+        status = client.get("/status").json()
+        assert (status["scan"]["phase"], status["scan"]["frames"]) == ("done", 72)
+        assert {stream["road"] for stream in status["streams"]} == {"documents", "frames", "positions"}
+        assert status["recording"]["frames"] == 72
+        assert status["disk_free_gb"] > 0
+        assert "ptyinr_scan_frames 72.0" in client.get("/metrics").text.splitlines()
+        heard = []
+        while plan.poll(1000):
+            heard.append(json.loads(plan.recv().removeprefix(b"ptyinr ")))
+        assert heard[-1]["state"] == "closed"
+        assert [message["frames"] for message in heard if message["state"] == "final"] == [72]
