@@ -16,8 +16,8 @@ ScanArgument = Annotated[
     Path,
     typer.Argument(
         metavar="SCAN",
-        help="A recorded scan: HDF5 with `diffamp` (N, H, W) = sqrt(counts), DC at the corner; `points` (2, N) in um, "
-        "points[0] along array axis 0; `lambda_nm`, `z_m`, `ccd_pixel_um`, `angle`.",
+        help="A recorded scan: the folder of a recording, or HDF5 with `diffamp` (N, H, W) = sqrt(counts), DC at the "
+        "corner; `points` (2, N) in um, points[0] along array axis 0; `lambda_nm`, `z_m`, `ccd_pixel_um`, `angle`.",
         show_default=False,
     ),
 ]
