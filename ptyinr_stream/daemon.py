@@ -95,7 +95,8 @@ class Daemon:
         self._device = choose_device(config.training.device)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
-        self._outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        # Not a SimpleQueue: after a signal whose handling outlasts the timeout, CPython 3.11's waits for ever.
+        self._outputs: queue.Queue[Output] = queue.Queue()
         self._stop = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._receivers: list[Receiver] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from tiled.client import from_uri
 
 from ptyinr_stream.assembler import Assembler
 from ptyinr_stream.config import Config, parse_config
-from ptyinr_stream.daemon import Daemon
+from ptyinr_stream.daemon import IDLE_WAIT_S, Daemon
 from ptyinr_stream.errors import ConfigError, EndpointError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
@@ -382,3 +384,20 @@ def test_the_daemon_tells_how_it_does_over_http_and_to_plans(tmp_path, simulated
             heard.append(json.loads(plan.recv().removeprefix(b"ptyinr ")))
         assert heard[-1]["state"] == "closed"
         assert [message["frames"] for message in heard if message["state"] == "final"] == [72]
+
+
+def test_a_signal_whose_handling_outlasts_the_wait_ends_an_idle_daemon(tmp_path):
+    with Daemon(configuration(tmp_path)) as daemon:
+
+        def handle(*_: object) -> None:
+            time.sleep(2 * IDLE_WAIT_S)
+            daemon.stop()
+
+        before = signal.signal(signal.SIGTERM, handle)
+        sender = threading.Timer(1.5 * IDLE_WAIT_S, os.kill, (os.getpid(), signal.SIGTERM))
+        sender.start()
+        try:
+            daemon.run()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+            sender.join()

@@ -1,0 +1,154 @@
+"""A daemon in a process of its own, killed in the middle of a scan and started again at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from tiled.client import from_uri
+
+from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.recordings.folder import Recording
+from ptyinr_stream.replay import Endpoints, Replay, ReplayReport
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+
+ANY = Endpoints("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+LONG_S = 100.0
+UID = "cut"
+
+
+class Killable:
+    """`ptyinr-stream run`, one life after the other."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self.lives = 0
+        self._start()
+
+    def __enter__(self) -> Killable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(LONG_S)
+
+    def kill(self) -> None:
+        """End it as the kernel does, and start the next life."""
+        assert self._process.poll() is None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+        self._start()
+
+    def await_(self, true: Callable[[], bool]) -> None:
+        ends = time.monotonic() + LONG_S
+        while not true():
+            with pytest.raises(subprocess.TimeoutExpired):  # it lives
+                self._process.wait(0.05)
+            assert time.monotonic() < ends, f"in vain for {LONG_S} s"
+
+    def _start(self) -> None:
+        self.lives += 1
+        command = [sys.executable, "-m", "ptyinr_stream", "run", "--config", str(self._config)]
+        self._process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def configured(folder: Path, endpoints: Endpoints, port: int, training: str) -> Path:
+    pull = 'wire = "eiger_v1"\nsocket = "pull"'
+    wires = {"documents": 'wire = "bluesky"', "frames": pull, "positions": 'wire = "panda"'}
+    text = "".join(f'[streams.{r}]\nendpoint = "{getattr(endpoints, r)}"\n{wires[r]}\n' for r in wires)
+    text += "[geometry]\ndetector_pixel_um = 75.0\n"
+    for axis, (channel, um) in enumerate((("/INENC2.VAL.Value", -9.542e-5), ("/INENC3.VAL.Value", -1.03297e-4))):
+        text += f'[positions.axis{axis}]\nchannel = "{channel}"\num_per_count = {um}\n'
+    text += f'[training]\ndevice = "cpu"\nrefine_s = 1.0\nsnapshot_s = 0.5\ncheckpoint_s = 0.1\n{training}'
+    text += f'[tiled]\nfolder = "{folder}/tiled"\nport = {port}\n[output]\nfolder = "{folder}/results"\n'
+    (folder / "config.toml").write_text(text + "[recording]\nfree_gb = 0.0\n")
+    return folder / "config.toml"
+
+
+def numbers(ranges: list[list[int]]) -> set[int]:
+    return {number for first, last in ranges for number in range(first, last + 1)}
+
+
+def recorded(folder: Path) -> set[int]:
+    """The frames that a recording holds, of whatever life."""
+    with Recording(folder / "results" / "recordings" / UID) as recording:
+        found = {getattr(r.event, "frame", None) for r in recording.events() if type(r.event).__name__ == "FrameArrived"}
+        assert recording.standing.state == "complete"
+        assert not recording.problems
+    return found
+
+
+def check(folder: Path, port: int, sent: ReplayReport, killed_at: int) -> dict[str, Any]:
+    """What is true however it was cut off; returns the container's metadata."""
+    results = folder / "results"
+    report = json.loads((results / UID / "report.json").read_text())
+    holes = numbers(report["missing_frames"]) | numbers(report["unplaced_frames"])
+    with h5py.File(results / UID / "result.h5") as file:
+        indices = file["indices"][()].tolist()
+        assert np.isfinite(file["object"][()]).all()
+    assert indices == sorted(recorded(folder) - numbers(report["unplaced_frames"]))
+    assert set(indices) == set(range(sent.frames)) - holes
+    # The sender waits: what is lost is what the dead process had taken and not yet written.
+    assert holes <= set(range(killed_at - 5, killed_at + 6))
+    assert [path.name for path in results.glob(f"{UID}*")] == [UID]
+    assert not list(results.rglob("checkpoint*.pt"))
+    client = from_uri(f"http://127.0.0.1:{port}/api/v1")
+    with closing(client.context.http_client):
+        runs = client["processed/ptyinr"]
+        assert list(runs) == [UID]
+        metadata = dict(runs[UID].metadata)
+        assert runs[UID]["final/object"].read().shape[0] == 2
+    assert (metadata["complete"], metadata["resumed"]) == (True, True)
+    return metadata
+
+
+def run(folder: Path, scan: RecordedScan, at: int, training: str, ripe: Callable[[], bool]) -> dict[str, Any]:
+    """Send a scan, and kill the daemon when a frame has been exposed and something has come true."""
+    port = free_port()
+    lives: list[Killable] = []
+
+    def kill(exposed: int) -> None:
+        if exposed == at:
+            lives[0].await_(ripe)
+            lives[0].kill()
+
+    with Replay(scan, ANY, wire="multipart", rate_hz=50.0, wait_s=LONG_S, flush_s=0.1, progress=kill) as replay:
+        with Killable(configured(folder, replay.endpoints, port, training)) as daemon, ThreadPoolExecutor(1) as pool:
+            lives.append(daemon)
+            sent = pool.submit(replay.run, UID).result(2 * LONG_S)
+            daemon.await_((folder / "results" / UID / "report.json").exists)
+            assert daemon.lives == 2
+            return check(folder, port, sent, at)
+
+
+def test_a_daemon_that_is_killed_before_it_could_begin_reconstructs_the_whole_scan(tmp_path, simulated):
+    journal = tmp_path / "results" / "recordings" / UID / "000-journal.h5"
+    run(tmp_path, simulated, 12, "", journal.exists)
+
+
+def test_a_daemon_that_is_killed_in_training_goes_on_from_its_checkpoint_in_the_same_container(tmp_path, simulated):
+    rows, columns = np.mgrid[-16:16, -12:12]
+    np.save(tmp_path / "probe.npy", np.exp(-(rows**2 + columns**2) / 30).astype(np.complex64))
+    checkpoint = tmp_path / "results" / "checkpoints" / UID / "checkpoint.before.pt"
+    metadata = run(tmp_path, simulated, 40, f'probe_file = "{tmp_path}/probe.npy"\n', checkpoint.exists)
+    assert metadata["resumptions"] == 1
