@@ -5,7 +5,7 @@
 The disk never delays pairing for as long as the queue has room; when it has none, `take` waits and the inbox and
 ZeroMQ buffer. A disk that takes nothing for `PATIENCE_S` ends the recordings in progress, not the scan: they are marked
 incomplete, and the next run is tried anew. An event is safe from a kill once the flush that follows within
-`FLUSH_S` has returned; no flush waits for the medium, so that a power cut may cost more.
+`FLUSH_S`, as a rule at once, has returned; no flush waits for the medium, so that a power cut may cost more.
 
 What arrives before its run does wait: frames in a segment of their own, which moves into the run's folder when their
 series is bound to it, all else in memory. What is bound to no run within the preroll is deleted and counted.
@@ -30,9 +30,10 @@ from ptyinr_stream.recordings.router import Router
 _log = logging.getLogger(__name__)
 
 FLUSH_S = 0.1
-"""How often what was received is flushed."""
-IDLE_S = 0.03
-"""Since everything was flushed, after which what comes is flushed at once."""
+"""How long, at most, what was received waits for the next flush to begin."""
+FLUSH_SHARE = 0.05
+"""Of the recorder's time may go into flushes: after such a pause, what comes is flushed at once. One takes 1 to 2 ms on
+a local disk, so that a kill costs what came in the last 20 to 40 ms."""
 PATIENCE_S = 10.0
 """How long a full queue waits for the disk."""
 _BATCH_BYTES = 32 * 2**20
@@ -87,7 +88,7 @@ class Recorder:
         self._changed = threading.Condition()
         self._closed = False
         self._hurried = False
-        self._idle_since: float | None = None  # when everything was flushed, and nothing has come since
+        self._flush_from = 0.0  # when the pause since the last flush is over
         self._refusing = False
         self._refused = 0
         self._marked = False
@@ -192,11 +193,9 @@ class Recorder:
             self._marked = False
             self._queue.append((work, size, now))
             self._queued_bytes += size
-            # Woken for each frame, the thread would disturb the intake a thousand times a second; where frames are few
-            # each is flushed at once, and what a kill takes is what came in that millisecond.
-            if self._is_pressed() or (size and self._idle_since is not None and now - self._idle_since >= IDLE_S):
+            # Woken for each frame, the thread would disturb the intake a thousand times a second.
+            if self._is_pressed() or (size and now >= self._flush_from):
                 self._hurried = True
-                self._idle_since = None
                 self._changed.notify_all()
 
     def _has_room(self, size: int) -> Callable[[], bool]:
@@ -227,9 +226,10 @@ class Recorder:
                 self._changed.notify_all()
 
     def _next_batch(self) -> tuple[list[Callable[[], None]], bool]:
-        """What has come in `FLUSH_S`, at most some `_BATCH_BYTES`, and whether no more will come."""
+        """What has come since the last, at most some `_BATCH_BYTES`, and whether no more will come."""
         with self._changed:
-            self._changed.wait_for(self._is_pressed, FLUSH_S)
+            pause = self._flush_from - self._clock()
+            self._changed.wait_for(self._is_pressed, pause if 0 < pause < FLUSH_S else FLUSH_S)
             self._hurried = False
             batch, taken = [], 0
             while self._queue and taken <= _BATCH_BYTES:
@@ -250,10 +250,10 @@ class Recorder:
     def _flush(self) -> None:
         began = time.perf_counter()
         self._router.flush()
-        self._slowest_flush_s = max(self._slowest_flush_s, time.perf_counter() - began)
+        lasted = time.perf_counter() - began
+        self._slowest_flush_s = max(self._slowest_flush_s, lasted)
         self._oldest = None
-        if self._idle_since is None:
-            self._idle_since = self._clock()
+        self._flush_from = self._clock() + min(FLUSH_S, lasted / FLUSH_SHARE)
 
 
 def _size(event: Event) -> int:

@@ -19,7 +19,7 @@ _LINGER_MS = 10_000  # for the last messages to leave a closing socket
 
 
 class Roads:
-    """Sockets that send.
+    """Sockets that send; where frames are pushed, none of them says anything while a receiver is away.
 
     Args:
         endpoints: of each road that has one.
@@ -42,6 +42,7 @@ class Roads:
         frames_key: bytes | None = None,
     ) -> None:
         self._wait_s = wait_s
+        self._waits = frames_socket == "push" and "frames" in endpoints
         self._context = zmq.Context()
         self._sockets: dict[Road, zmq.Socket[bytes]] = {}
         self._topics: dict[Road, set[bytes]] = {}  # what is subscribed to, of the roads that publish
@@ -68,14 +69,15 @@ class Roads:
         Raises:
             EndpointError: the receiver has stopped reading.
         """
-        blocked = road not in self._topics and not self._sockets[road].poll(0, zmq.POLLOUT)
-        # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
-        if blocked and self._sockets[road].poll(int(1000 * self._wait_s), zmq.POLLOUT):
-            self.await_receivers()
         try:
-            self._sockets[road].send_multipart(parts, zmq.NOBLOCK)
+            if self._waits and not all(self._has_receiver(*item, deadline=0.0) for item in self._sockets.items()):
+                # The receiver is busy, or gone: then nothing is said on any road before one is there again on all.
+                if not self._sockets["frames"].poll(int(1000 * self._wait_s), zmq.POLLOUT):
+                    raise zmq.Again
+                self.await_receivers()
+            self._sockets[road].send_multipart(parts)
         except zmq.Again as error:
-            address = _address(self._sockets[road])
+            address = _address(self._sockets["frames"])
             raise EndpointError(f"{address}: the receiver has not read for {self._wait_s:g} s") from error
 
     def await_receivers(self) -> None:

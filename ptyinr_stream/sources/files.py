@@ -69,7 +69,7 @@ class FileSource:
         """`frames` and `samples` read, and `frames_found` that a stream had lost; `frames_lost` and `samples_lost` that
         did not appear in time, or cannot be read; `unreadable` resources and readings; `foreign` ranges of no open run
         or of no known resource."""
-        self._queue: queue.SimpleQueue[Event | FramesMissing | None] = queue.SimpleQueue()
+        self._queue: queue.Queue[Event | FramesMissing | None] = queue.Queue()
         self._announced = Announced(config, self.counts)
         self._live = self._announced.frames_live or bool(self._announced.channels)
         self._error: Exception | None = None
