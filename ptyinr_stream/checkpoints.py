@@ -25,10 +25,20 @@ _NAMES = ("checkpoint.pt", "checkpoint.before.pt")
 
 
 class Checkpoints:
-    """A folder with a checkpoint for each scan that is not over: `<folder>/<run uid>/checkpoint.pt`."""
+    """A folder for each scan that has begun and is not over, with its checkpoint: `<folder>/<run uid>/checkpoint.pt`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def begun(self) -> set[str]:
+        """The scans that have begun and are not over, in this life of the daemon or in one before."""
+        return {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
+
+    def begin(self, uid: str) -> None:
+        """Note that a scan has begun."""
+        with contextlib.suppress(OSError):  # `save` says so
+            (self._folder / uid).mkdir(parents=True, exist_ok=True)
 
     def save(self, uid: str, state: Mapping[str, Any]) -> None:
         """Replace the scan's checkpoint by a state, in one step.
@@ -72,3 +82,5 @@ class Checkpoints:
         for name in _NAMES:
             with contextlib.suppress(OSError):
                 (self._folder / uid / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._folder / uid).rmdir()

@@ -132,7 +132,7 @@ class Daemon:
                 self._outputs.put,
                 files=None if self._files is None else self._files.take,
                 recorder=self._recorder,
-                resumed=unfinished(folder, RESUMED_WITHIN_S) if folder is not None else (),
+                resumed=unfinished(folder, RESUMED_WITHIN_S, self.engine.begun) if folder is not None else (),
             )
             stack.callback(self._intake.stop)
             if self._files is not None:

@@ -166,6 +166,11 @@ class Engine:
         """Of the scans that are over, oldest first; the last hundred."""
 
     @property
+    def begun(self) -> set[str]:
+        """The scans that an earlier life, before it ended, has begun and not finished; empty without checkpoints."""
+        return set() if self._checkpoints is None else self._checkpoints.begun
+
+    @property
     def status(self) -> ScanStatus | None:
         """Of the scan in training, else of the last one that ended."""
         if self._scans:
@@ -178,6 +183,8 @@ class Engine:
             case ScanOpened():
                 status = ScanStatus(output.uid, "waiting for frames", output.expected)
                 self._scans[output.uid] = _Scan(output, now, status)
+                if self._checkpoints is not None:
+                    self._checkpoints.begin(output.uid)
             case BaselineAdded():
                 if scan := self._scans.get(output.uid):
                     scan.baseline |= output.values
@@ -386,12 +393,12 @@ class Engine:
                 self._publish(scan, final, now)
                 scan.note(phase="done", steps=trainer.steps)
                 self._remember(scan, trainer, final)
-                if self._checkpoints is not None:
-                    self._checkpoints.forget(scan.opened.uid)
             except ValueError as error:
                 self._fail(scan, str(error) if len(trainer.dataset) else scan.refusal)
         elif scan.status.phase != "failed":
             scan.note(phase="failed", error=scan.refusal)
+        if self._checkpoints is not None:
+            self._checkpoints.forget(scan.opened.uid)
         if scan.trainer is not None:
             summary = report_record(scan.status.report) if scan.status.report else {"end_reason": "stopped"}
             for sink in self._sinks:

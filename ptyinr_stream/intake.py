@@ -128,8 +128,10 @@ class Intake:
     def _resume(self, recording: Recording, now: float) -> None:
         """Join again what was recorded of a scan, as if its last event had come just now.
 
-        The recorder goes on with its folder, and follows what is said of the scan; the events are in it already.
+        If the recording is not over, the recorder goes on with its folder, and follows what is said of the scan; the
+        events are in it already.
         """
+        recorder, self._recorder = self._recorder, self._recorder if recording.unfinished else None
         if self._recorder is not None:
             self._recorder.resume(recording.uid, recording.folder, now)
         with recording:
@@ -139,6 +141,7 @@ class Intake:
                 self._hand_on([replace(o, resumed=True) if isinstance(o, ScanOpened) else o for o in outputs])
             for problem in recording.problems:
                 _log.warning("%s", problem)
+        self._recorder = recorder
         _log.info("run %s goes on: %d events of it were recorded", recording.uid, len(recording))
 
     def _take(self, message: Message) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -143,24 +144,26 @@ def recordings(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime)
 
 
-def unfinished(folder: Path, within_s: float = float("inf")) -> list[Recording]:
+def unfinished(folder: Path, within_s: float = float("inf"), begun: Collection[str] = ()) -> list[Recording]:
     """Recordings in `folder` whose scan may go on, oldest first; close each.
 
     Args:
         folder: of the recordings.
         within_s: leave out what was last written longer ago.
+        begun: uids of scans whose reconstruction is not over, even where their recording is.
     """
-    found: list[Recording] = []
+    found: dict[str, Recording] = {}  # of a run that came twice, by a replay, the newest
     for path in recordings(folder):
         newest = max(file.stat().st_mtime for file in path.iterdir())
         standing = read_standing(path)
         ended = standing is not None and standing.state in ("complete", "incomplete")
-        if not ended and time.time() - newest <= within_s:
-            try:
-                found.append(Recording(path))
-            except ScanFileError:
-                continue
-    return found
+        if (not ended or standing.uid in begun) and time.time() - newest <= within_s:
+            with contextlib.suppress(ScanFileError):
+                recording = Recording(path)
+                if (elder := found.pop(recording.uid, None)) is not None:
+                    elder.close()
+                found[recording.uid] = recording
+    return list(found.values())
 
 
 __all__ = ["ROW", "Recorded", "Recording", "recordings", "unfinished"]

@@ -17,6 +17,7 @@ def test_a_daemon_that_was_killed_goes_on_from_its_checkpoint(bench, tmp_path):
     b.begin("a", range(60))
     b.work(12)
     steps = b.engine.status.steps
+    assert b.engine.begun == {"a"}
     again = bench(folder=tmp_path, checkpoint_s=2.0)
     again.begin("a", range(72))
     again.work()
@@ -25,7 +26,8 @@ def test_a_daemon_that_was_killed_goes_on_from_its_checkpoint(bench, tmp_path):
     again.close("a")
     again.work(6)
     assert again.sink.only("final", "a").frames == 72
-    assert not list(tmp_path.rglob("checkpoint*.pt"))
+    assert again.engine.begun == set()
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before_and_none_to_a_fresh_start(bench, tmp_path, caplog):
