@@ -25,7 +25,7 @@ _NAMES = ("checkpoint.pt", "checkpoint.before.pt")
 
 
 class Checkpoints:
-    """A folder for each scan that has begun and is not over, with its checkpoint: `<folder>/<run uid>/checkpoint.pt`."""
+    """A folder with one for each scan that has begun and is not over: `<folder>/<run uid>/checkpoint.pt`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,16 +1,17 @@
 """A daemon killed in every scan: `python tests/benchmarks/kills.py [--scans 20] [--early 6] [--wire multipart]`.
 
-The measured star, blind, sent by a real replay to `ptyinr-stream run` in a process of its own, which gets SIGKILL once a
-scan, at a random moment between the first frame and the middle of the refinement, and is started again at once; the
+The measured star, blind, sent by a real replay to `ptyinr-stream run` in a process of its own, which gets SIGKILL once
+a scan, at a random moment between the first frame and the middle of the refinement, and is started again at once; the
 `--early` first ones in the first three seconds, before the blind start is done. The first scan is not disturbed: what
 it gives is what the others are compared with. `--wire multipart` is a sender that waits for its receiver, `proxy` one
 that does not.
 
-Prints a row a scan: seconds from the first frame to the kill, the frames sent by then, whether the blind start was
-done; frames recorded and in the result; those without a position, and missing; whether all of these lie between the
-last half second before the kill and the receiver's return; containers in Tiled, and whether one says `resumed`; phase
-correlation with the reference over the frames in the result, and by how much it is below the undisturbed one. At the
-end medians and the worst.
+Prints a row a scan: seconds from the first frame to the kill, and from then on until the process was gone; the frames
+sent when it was killed, and whether the blind start was done; frames recorded and in the result; those without a
+position, and missing; whether all of these lie around the kill: from half a second before it until half a second after
+the death, or until the receiver was back, for a sender that does not wait; containers in Tiled, and whether one says
+`resumed`; phase correlation with the reference over the frames in the result, and by how much it is below the
+undisturbed one. At the end medians and the worst.
 """
 
 from __future__ import annotations
@@ -46,6 +47,22 @@ from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
 
 ANY = Endpoints("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
 LONG_S = 600.0
+COLUMNS = [
+    *(
+        "scan",
+        "kill s",
+        "died s",
+        "sent",
+        "trained",
+        "recorded",
+        "result",
+        "unplaced",
+        "missing",
+        "around",
+        "containers",
+    ),
+    *("resumed", "correlation", "below"),
+]
 MARGIN_S = 0.5
 """Before the kill, from which on frames may lack: encoder samples come in messages of 0.4 s."""
 
@@ -61,13 +78,16 @@ class Daemon:
         """Begin a life."""
         with self._log.open("ab") as log:
             command = [sys.executable, "-m", "ptyinr_stream", "run", "--config", str(self._config)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def kill(self) -> None:
-        """End it as the kernel does, and begin the next."""
+    def kill(self) -> float:
+        """End it as the kernel does, and begin the next; returns the seconds that the kernel took."""
+        began = time.monotonic()
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+        lasted = time.monotonic() - began
         self.start()
+        return lasted
 
     def stop(self) -> None:
         """End it as its operator does."""
@@ -83,6 +103,7 @@ class Kill:
     sent: int = 0
     """Frames."""
     trained: bool = False
+    died_s: float = 0.0
     back_at: int = 0
     """The frames sent when the next life received."""
 
@@ -171,7 +192,7 @@ class Bench:
             time.sleep(kill.after_s)
             kill.sent = self.sent
             kill.trained = any((self.folder / "results" / "checkpoints" / uid).glob("*.pt"))
-            self.daemon.kill()
+            kill.died_s = self.daemon.kill()
             self._await_return(kill, uid)
         sender.join()
         report = self.folder / "results" / uid / "report.json"
@@ -208,11 +229,14 @@ class Bench:
         if kill is not None:
             margin = int(MARGIN_S * self.options.rate)
             holes = set(range(total)) - set(indices)
-            last = kill.back_at + 5 * margin if self.options.wire == "proxy" else kill.sent + 1
+            last = kill.sent + margin + int(kill.died_s * self.options.rate)
+            if self.options.wire == "proxy":  # its receivers start when it has read what was recorded
+                last = kill.back_at + 10 * margin
             around = str(holes <= set(range(kill.sent - margin, last)))
         return [
             uid,
             "-" if kill is None else f"{kill.after_s:.1f}",
+            "-" if kill is None else f"{kill.died_s:.2f}",
             "-" if kill is None else kill.sent,
             "-" if kill is None else kill.trained,
             len(kept),
@@ -238,14 +262,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep everything here")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-    chance = random.Random(options.seed)  # noqa: S311
+    chance = random.Random(options.seed)
     folder = (options.folder or Path(tempfile.mkdtemp())).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, options)
-    head(
-        ["scan", "kill s", "sent", "trained", "recorded", "result", "unplaced", "missing", "around", "containers"]
-        + ["resumed", "correlation", "below"]
-    )
+    head(COLUMNS)
     undisturbed = bench.run("whole", None)
     row(undisturbed)
     longest = len(bench.scan.counts) / options.rate + options.refine / 2
@@ -259,7 +280,7 @@ def main() -> None:
         row(found)
     bench.daemon.stop()
     bench.replay.close()
-    lost = [len(bench.scan.counts) - int(str(found[5])) for found in rows]
+    lost = [len(bench.scan.counts) - int(str(found[6])) for found in rows]
     below = [float(str(found[-1])) for found in rows]
     print(f"frames lacking: median {median(lost)}, worst {max(lost)}, none in {lost.count(0)} of {len(rows)} scans")
     print(f"correlation below the undisturbed: median {median(below):.4f}, worst {max(below):.4f}")

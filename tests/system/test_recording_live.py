@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ptyinr_stream.assembler import Output, ScanClosed
+from ptyinr_stream.assembler import Joined, Output, ScanClosed, ScanOpened
 from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.formats import RecordedScan, read_scan
 from ptyinr_stream.intake import Intake
 from ptyinr_stream.recorder import Recorder
+from ptyinr_stream.recordings.folder import unfinished
 from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
 from ptyinr_stream.sources.zeromq import Receiver
 
@@ -38,6 +39,19 @@ def configuration(endpoints: Endpoints, folder: Path) -> Config:
             "recording": {"free_gb": 0.0},
         }
     )
+
+
+def outputs_of(config: Config, recorder: Recorder, begun: set[str]) -> list[Output]:
+    """What an intake gives of the scans that it takes up again."""
+    outputs: queue.Queue[Output] = queue.Queue()
+    resumed = unfinished(config.recordings, begun=begun)
+    intake = Intake(config, Inbox(10_000_000), outputs.put, recorder=recorder, resumed=resumed)
+    found: list[Output] = []
+    while resumed and not isinstance((found or [None])[-1], ScanClosed):
+        found.append(outputs.get(timeout=60))
+    intake.stop()
+    intake.check()
+    return found
 
 
 def record(scan: RecordedScan, folder: Path) -> Path:
@@ -74,3 +88,20 @@ def test_a_live_scan_is_read_back_and_replayed_from_its_recording(simulated: Rec
     assert first.geometry.wavelength_m == pytest.approx(simulated.geometry.wavelength_m, rel=1e-4)
     second = read_scan(record(first, tmp_path / "second"))
     np.testing.assert_array_equal(np.asarray(second.counts), simulated.counts)
+
+
+def test_a_scan_that_was_cut_off_in_its_refinement_is_joined_again_and_its_recording_stays_as_it_is(
+    simulated: RecordedScan, tmp_path: Path
+) -> None:
+    folder = record(simulated, tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    config = configuration(ANY, tmp_path)
+    recorder = Recorder(folder.parent, config.recording, config.assembly, {})
+    assert outputs_of(config, recorder, begun=set()) == []
+    outputs = outputs_of(config, recorder, begun={"run"})
+    recorder.close()
+    (opened,) = (output for output in outputs if isinstance(output, ScanOpened))
+    assert (opened.uid, opened.resumed) == ("run", True)
+    assert sum(len(output.batch.indices) for output in outputs if isinstance(output, Joined)) == len(simulated.counts)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert list(folder.parent.iterdir()) == [folder]
