@@ -24,6 +24,8 @@ from ptyinr_stream.events import (
 )
 from ptyinr_stream.formats.ptyinr_h5 import read_scan
 from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
+from ptyinr_stream.replay.faults import ROADS
+from ptyinr_stream.replay.sockets import Roads
 from ptyinr_stream.wire import bluesky, codecs, eiger_v1, panda
 
 pytestmark = pytest.mark.system
@@ -259,5 +261,22 @@ def test_a_puller_that_leaves_ends_the_replay_with_an_error(short):
         future = pool.submit(replay.run)
         assert receiver.sockets[1].poll(10_000)
         receiver.sockets[1].close(0)
-        with pytest.raises(EndpointError, match="the receiver has not read for 1 s"):
+        with pytest.raises(EndpointError, match="nobody has come for the frames within 1 s"):
             future.result(30)
+
+
+def test_a_sender_that_waits_says_nothing_on_any_road_while_its_receiver_is_away():
+    roads = Roads({road: "tcp://127.0.0.1:*" for road in ROADS}, "push", bind=True, wait_s=30)
+    endpoints = Endpoints(**roads.endpoints)
+    with contextlib.closing(roads), ThreadPoolExecutor(1) as pool:
+        with Receiver((zmq.SUB, zmq.PULL, zmq.SUB)) as receiver:
+            receiver.connect(endpoints)
+            roads.await_receivers()
+        while any(roads._has_receiver(*item, deadline=0.0) for item in roads._sockets.items()):
+            pass  # the news that it has gone
+        sent = pool.submit(roads.send, "positions", [b"said to somebody"])
+        with Receiver((zmq.SUB, zmq.PULL, zmq.SUB)) as receiver:
+            receiver.connect(endpoints)
+            assert receiver.sockets[2].poll(10_000)
+            assert receiver.sockets[2].recv() == b"said to somebody"
+            sent.result(10)
