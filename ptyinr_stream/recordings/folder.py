@@ -156,8 +156,8 @@ def unfinished(folder: Path, within_s: float = float("inf"), begun: Collection[s
     for path in recordings(folder):
         newest = max(file.stat().st_mtime for file in path.iterdir())
         standing = read_standing(path)
-        ended = standing is not None and standing.state in ("complete", "incomplete")
-        if (not ended or standing.uid in begun) and time.time() - newest <= within_s:
+        ended = standing is not None and standing.state in ("complete", "incomplete") and standing.uid not in begun
+        if not ended and time.time() - newest <= within_s:
             with contextlib.suppress(ScanFileError):
                 recording = Recording(path)
                 if (elder := found.pop(recording.uid, None)) is not None:

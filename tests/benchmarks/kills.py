@@ -10,8 +10,8 @@ Prints a row a scan: seconds from the first frame to the kill, and from then on 
 sent when it was killed, and whether the blind start was done; frames recorded and in the result; those without a
 position, and missing; whether all of these lie around the kill: from half a second before it until half a second after
 the death, or until the receiver was back, for a sender that does not wait; containers in Tiled, and whether one says
-`resumed`; phase correlation with the reference over the frames in the result, and by how much it is below the
-undisturbed one. At the end medians and the worst.
+`resumed`; steps of training, and the phase correlation with the reference over the frames in the result, and by how
+much it is below the undisturbed one. At the end medians and the worst.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ COLUMNS = [
         "around",
         "containers",
     ),
-    *("resumed", "correlation", "below"),
+    *("resumed", "steps", "correlation", "below"),
 ]
 MARGIN_S = 0.5
 """Before the kill, from which on frames may lack: encoder samples come in messages of 0.4 s."""
@@ -146,14 +146,15 @@ def containers(tiled: str, uid: str) -> tuple[int, bool]:
     return len(found), bool(found and found[0].get("resumed"))
 
 
-def correlation(result: Path, scan: RecordedScan) -> tuple[float, list[int]]:
-    """Of a result's frames with the reference, and which they are."""
+def correlation(result: Path, scan: RecordedScan) -> tuple[int, float, list[int]]:
+    """Of a result: its steps, the phase correlation of its frames with the reference, and which they are."""
     stored = np.load(siemens_star_reference())
     with h5py.File(result) as file:
+        steps = int(file.attrs["steps"])
         field, positions, indices = (np.asarray(file[name]) for name in ("object", "positions_px", "indices"))
     theirs = stored["lsqml_1mode_corners_px"][indices]
     window = scan.geometry.window
-    return phase_correlation(field, positions, stored["lsqml_1mode_object"], theirs, window), indices.tolist()
+    return steps, phase_correlation(field, positions, stored["lsqml_1mode_object"], theirs, window), indices.tolist()
 
 
 def recorded(folder: Path) -> set[int]:
@@ -221,7 +222,7 @@ class Bench:
     def _row(self, uid: str, kill: Kill | None, report: dict[str, Any]) -> list[object]:
         results = self.folder / "results"
         unplaced, missing = numbers(report["unplaced_frames"]), numbers(report["missing_frames"])
-        score, indices = correlation(results / uid / "result.h5", self.scan)
+        steps, score, indices = correlation(results / uid / "result.h5", self.scan)
         kept = recorded(results / "recordings" / uid)
         number, resumed = containers(self.options.tiled, uid)
         total = len(self.scan.counts)
@@ -246,6 +247,7 @@ class Bench:
             around,
             number,
             resumed,
+            steps,
             f"{score:.4f}",
         ]
 
