@@ -28,6 +28,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -92,7 +93,10 @@ class Daemon:
     def stop(self) -> None:
         """End it as its operator does."""
         self._process.terminate()
-        self._process.wait(60)
+        try:
+            self._process.wait(60)
+        finally:
+            self._process.kill()
 
 
 @dataclass
@@ -153,8 +157,11 @@ def correlation(result: Path, scan: RecordedScan) -> tuple[int, float, list[int]
         steps = int(file.attrs["steps"])
         field, positions, indices = (np.asarray(file[name]) for name in ("object", "positions_px", "indices"))
     theirs = stored["lsqml_1mode_corners_px"][indices]
-    window = scan.geometry.window
-    return steps, phase_correlation(field, positions, stored["lsqml_1mode_object"], theirs, window), indices.tolist()
+    try:
+        found = phase_correlation(field, positions, stored["lsqml_1mode_object"], theirs, scan.geometry.window)
+    except ValueError:  # a sender that does not wait has left too little of the field
+        found = nan
+    return steps, found, indices.tolist()
 
 
 def recorded(folder: Path) -> set[int]:
@@ -268,6 +275,15 @@ def main() -> None:
     folder = (options.folder or Path(tempfile.mkdtemp())).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     bench = Bench(folder, options)
+    try:
+        report(bench, options, chance)
+    finally:
+        bench.daemon.stop()
+        bench.replay.close()
+
+
+def report(bench: Bench, options: argparse.Namespace, chance: random.Random) -> None:
+    """Run all scans, and print."""
     head(COLUMNS)
     undisturbed = bench.run("whole", None)
     row(undisturbed)
@@ -280,8 +296,6 @@ def main() -> None:
             found.append(f"{float(str(undisturbed[-1])) - float(str(found[-1])):.4f}")
             rows.append(found)
         row(found)
-    bench.daemon.stop()
-    bench.replay.close()
     lost = [len(bench.scan.counts) - int(str(found[6])) for found in rows]
     below = [float(str(found[-1])) for found in rows]
     print(f"frames lacking: median {median(lost)}, worst {max(lost)}, none in {lost.count(0)} of {len(rows)} scans")
