@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from ptyinr.trainer import annealed
+from ptyinr.annealing import annealed
 
 COOLING = 1 / 3
 """Of the time, in which the rates fall."""

@@ -47,8 +47,6 @@ from .settings import TrainerSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 ILLUMINATION_FLOOR = 0.5
-LEAST_ANNEAL = 0.1
-"""Factor on the learning rates at the end of a reconstruction whose length is known; they fall linearly from 1."""
 JUMP = 1.25
 """Growth of the held-out error over the best one at which training returns to the best state."""
 JUMP_WHILE_GROWING = 2.0
@@ -65,15 +63,6 @@ class StepReport:
     loss: float
     frames: int
     """In the step's tile."""
-
-
-def annealed(progress: float) -> float:
-    """Factor on the learning rates when `progress` of the given time, 0 to 1 and no more, is over.
-
-    >>> [round(annealed(progress), 9) for progress in (0.0, 0.5, 1.0, 7.0)]
-    [1.0, 0.55, 0.1, 0.1]
-    """
-    return 1.0 - (1.0 - LEAST_ANNEAL) * min(progress, 1.0)
 
 
 class Trainer:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from .annealing import annealed
 from .settings import TrainerSettings
-from .trainer import Trainer, annealed
+from .trainer import Trainer
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 LOOKS = 20

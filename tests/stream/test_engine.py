@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ptyinr.trainer import LEAST_ANNEAL, Trainer
+from ptyinr.annealing import LEAST_ANNEAL
+from ptyinr.trainer import Trainer
 from ptyinr.types import Batch
 from ptyinr_stream.assembler import CalibrationAdded, CaptureBound, FramesMissing, Joined, ScanOpened, SeriesBound
 from ptyinr_stream.motors import resolve

@@ -77,7 +77,7 @@ def test_time_is_spent_on_steps_whose_rates_fall(tmp_path, simulated, monkeypatc
     monkeypatch.setattr(Trainer, "step", lambda self, anneal=1.0: factors.append(anneal) or step(self, anneal))
     rows, columns = np.mgrid[-16:16, -12:12]
     probe = np.exp(-(rows**2 + columns**2) / 30).astype(np.complex64)
-    snapshot = reconstruct(simulated, tmp_path / "out.h5", seconds=0.5, settings=TrainerSettings(), probe=probe)
+    snapshot = reconstruct(simulated, tmp_path / "out.h5", seconds=1.5, settings=TrainerSettings(), probe=probe)
     assert snapshot.step == len(factors) > 2
     assert factors[0] == pytest.approx(1.0, abs=0.2)
     assert factors == sorted(factors, reverse=True)
