@@ -27,8 +27,7 @@ def again(scan, trainer, trainer_of, **changes):
     return other
 
 
-@pytest.mark.parametrize("given", [True, False])
-@pytest.mark.parametrize("attention", ["all", "new", "worst"])
+@pytest.mark.parametrize(("given", "attention"), [(True, "all"), (True, "worst"), (False, "new")])
 def test_the_steps_after_a_restart_are_those_that_would_have_come(scan, trainer_of, given, attention):
     trainer = trainer_of(scan, given=given, attention=attention, steps=12)
     trainer.judge()
