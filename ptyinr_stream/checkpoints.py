@@ -11,7 +11,7 @@ import io
 import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +64,19 @@ class Checkpoints:
                 unfinished.unlink(missing_ok=True)
             raise CheckpointError(f"{newest}: cannot be written: {error.strerror}; training goes on without") from error
 
-    def states(self, uid: str) -> list[dict[str, Any]]:
-        """The states that can be read of a scan, newest first; none if it has none. What is torn is reported."""
-        found = []
+    def states(self, uid: str) -> Iterator[dict[str, Any]]:
+        """The states that can be read of a scan, newest first, each when it is asked for. What is torn is reported."""
         for name in _NAMES:
             path = self._folder / uid / name
             try:
-                found.append(torch.load(path, map_location="cpu", weights_only=True))
+                state = torch.load(path, map_location="cpu", weights_only=True)
             except FileNotFoundError:
                 continue
             except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
                 _log.warning("%s: is torn and left out: %s", path, str(error).splitlines()[0] if str(error) else error)
-        return [state for state in found if isinstance(state, dict)]
+            else:
+                if isinstance(state, dict):
+                    yield state
 
     def forget(self, uid: str) -> None:
         """Remove what is kept of a scan that is over."""

@@ -29,11 +29,8 @@ _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
 }
 
 
-ORIENTATIONS = tuple(_ORIENTATIONS)
-
-
 def oriented(image: Image, orientation: str) -> Image:
-    """A view of an image (rows, columns) turned by one of `ORIENTATIONS`."""
+    """A view of an image (rows, columns) turned by one of `sections.Orientation`."""
     return _ORIENTATIONS[orientation](image)
 
 

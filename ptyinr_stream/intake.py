@@ -135,7 +135,7 @@ class Intake:
         if self._recorder is not None:
             self._recorder.resume(recording.uid, recording.folder, now)
         with recording:
-            last = max((recorded.time for recorded in recording.events()), default=now)
+            last = now if recording.last_time is None else recording.last_time
             for recorded in recording.events():
                 outputs = self._joining.feed(recorded.event, recorded.time + now - last)
                 self._hand_on([replace(o, resumed=True) if isinstance(o, ScanOpened) else o for o in outputs])

@@ -18,7 +18,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any, Self
@@ -202,11 +201,6 @@ def _labelled(prefix: str, label: str, rows: list[dict[str, Any]]) -> Iterator[M
             if isinstance(row.get(name), int | float):
                 family.add_metric([str(row[label])], float(row[name]))
         yield family
-
-
-def plainly(value: Any) -> Any:
-    """Dataclasses as dictionaries, the rest as it is."""
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def free_gb(folder: Path | None) -> float | None:

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from ptyinr.types import ScanGeometry, Snapshot
-from ptyinr_stream.probe_file import read_probe
 
 _log = logging.getLogger(__name__)
 
@@ -90,16 +89,6 @@ class WarmStart:
         except (OSError, EOFError, KeyError, ValueError) as error:
             _log.warning("%s: is torn and left out: %s", path, error)
             return None
-
-
-def named(path: Path) -> Start:
-    """The probe of a file.
-
-    Raises:
-        ConfigError: it holds none.
-    """
-    probe = read_probe(path)
-    return Start(probe, str(path))
 
 
 def _same(one: ScanGeometry, other: ScanGeometry) -> bool:

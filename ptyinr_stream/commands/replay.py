@@ -145,12 +145,12 @@ def _delays(texts: list[str]) -> dict[str, float]:
 
 def _secret_key(variable: str) -> bytes:
     from ptyinr_stream.config import secret
-    from ptyinr_stream.replay.sockets import secret_key
+    from ptyinr_stream.sources.curve import curve_key
 
     text = (secret(variable) or "").strip()
     if not text:
         raise ConfigError(f"--secret-key-env names {variable}, but this environment variable is not set")
-    return secret_key(text, variable)
+    return curve_key(text, "secret", variable)
 
 
 def _read(scan: str) -> RecordedScan:

@@ -97,6 +97,11 @@ class Recording:
         """The number of the last life that wrote."""
         return int(self._index["life"].max(initial=0))
 
+    @property
+    def last_time(self) -> float | None:
+        """When its last event was received; None where there is none."""
+        return float(self._index["time"].max()) if len(self._index) else None
+
     def events(self) -> Iterator[Recorded]:
         """All that was received for the run, in the order of arrival; what cannot be read becomes a problem."""
         for place, time_s in enumerate(self._index["time"].tolist()):

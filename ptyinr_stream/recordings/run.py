@@ -44,8 +44,6 @@ class RunWriter:
         """Whether the stop document has come."""
         self.failure: str | None = None
         """What ended it before its time."""
-        self.dropped = 0
-        """Events since then."""
         self.closed_at: float | None = None
         """When the scan closed."""
         self.report: dict[str, Any] = {}
@@ -73,7 +71,6 @@ class RunWriter:
     def append(self, order: int, time: float, event: Event, segment: SegmentWriter | None = None) -> None:
         """Note an event, in the journal or in a series' segment."""
         if self.failure is not None:
-            self.dropped += 1
             return
         (segment or self._journal).append(order, time, event)
         if isinstance(event, RunStarted | BaselineRead | RunStopped):

@@ -62,11 +62,16 @@ def series_header_parts(scan: RecordedScan, series: int, rate_hz: float, frames:
     return [json_message(header), json_message(configuration)]
 
 
+def exposure_ns(frame: int, rate_hz: float) -> tuple[int, int]:
+    """When a frame's exposure begins and ends, since that of frame 0 began."""
+    return int(1e9 * frame / rate_hz), int(1e9 * (frame + 1) / rate_hz)
+
+
 def image_parts(pixels: NDArray[Any], series: int, frame: int, rate_hz: float) -> list[bytes]:
     """A frame (h, w), uint16 or uint32."""
     encoding = f"bs{8 * pixels.itemsize}-lz4<"
     data = codecs.encode(pixels, encoding)
-    start_ns, stop_ns = (int(1e9 * edge / rate_hz) for edge in (frame, frame + 1))
+    start_ns, stop_ns = exposure_ns(frame, rate_hz)
     times = {"start_time": start_ns, "stop_time": stop_ns, "real_time": stop_ns - start_ns}
     spec = {"shape": [pixels.shape[1], pixels.shape[0]], "type": pixels.dtype.name, "encoding": encoding}
     digest = hashlib.md5(data, usedforsecurity=False).hexdigest()

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import struct
 import time
 from typing import Literal
 
 import zmq
-from zmq.utils import z85
 
-from ptyinr_stream.errors import ConfigError, EndpointError
+from ptyinr_stream.errors import EndpointError
 
 from .faults import Road
 
@@ -117,27 +113,6 @@ class Roads:
             message = socket.recv()
             (topics.add if message[:1] == b"\x01" else topics.discard)(message[1:])
         return bool(topics)
-
-
-def secret_key(text: str, source: str) -> bytes:
-    """A CURVE secret key in ZeroMQ's own spelling, from that or from base64; `source` says where it came from.
-
-    Raises:
-        ConfigError: it is neither; the message does not quote it.
-    """
-    try:
-        if len(text) == 40:
-            z85.decode(text)
-            return text.encode()
-        key = base64.b64decode(text, validate=True) if len(text) == 44 else b""
-    except (KeyError, ValueError, struct.error, binascii.Error):
-        key = b""
-    if len(key) != 32:
-        raise ConfigError(
-            f"{source} holds {len(text)} characters that are no CURVE secret key: it must be 40 characters of Z85, or "
-            "44 of base64"
-        )
-    return z85.encode(key)
 
 
 def _address(socket: zmq.Socket[bytes]) -> str:

@@ -58,6 +58,20 @@ def _key(stream: StreamConfig, variable: str | None, file: Path | None, kind: st
         raise ConfigError(
             f"{stream.endpoint}: the {kind} key should be in {variable}, but this environment variable is not set"
         )
+    return curve_key(text, kind, f"{stream.endpoint}: {_place(variable, file)}")
+
+
+def curve_key(text: str, kind: str, source: str) -> bytes:
+    """A key in ZeroMQ's own spelling, from that or from base64.
+
+    Args:
+        text: of the key.
+        kind: `public` or `secret`.
+        source: where it came from.
+
+    Raises:
+        ConfigError: it is neither; the message does not quote it.
+    """
     try:
         if len(text) == 40:
             z85.decode(text)
@@ -67,8 +81,8 @@ def _key(stream: StreamConfig, variable: str | None, file: Path | None, kind: st
         key = b""
     if len(key) != 32:
         raise ConfigError(
-            f"{stream.endpoint}: {_place(variable, file)} holds {len(text)} characters that are no CURVE {kind} key: "
-            "it must be 40 characters of Z85, or 44 of base64"
+            f"{source} holds {len(text)} characters that are no CURVE {kind} key: it must be 40 characters of Z85, or "
+            "44 of base64"
         )
     return z85.encode(key)
 

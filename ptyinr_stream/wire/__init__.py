@@ -10,14 +10,14 @@ import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from ptyinr_stream.config import StreamConfig
-from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.errors import ConfigError, WireError
 from ptyinr_stream.events import Event
 from ptyinr_stream.plugins import load_plugin
 
@@ -58,6 +58,20 @@ def decoder_of(stream: StreamConfig) -> WireDecoder:
         if name not in takes and (value := getattr(stream, name)):
             raise ConfigError(f"wire {stream.wire!r} has no {name}: leave out {name} = {value!r}")
     return decoder(**{name: getattr(stream, name) for name in takes})
+
+
+def read_messages(
+    parts: Iterable[bytes], read: Callable[[bytes], Iterable[Event]], counts: Counter[str]
+) -> list[Event]:
+    """The events of messages of one part each; one that cannot be read is counted, and what it said before stays."""
+    events: list[Event] = []
+    for part in parts:
+        try:
+            for event in read(part):
+                events.append(event)
+        except WireError as error:
+            counts[error.kind] += 1
+    return events
 
 
 def is_number(value: Any) -> TypeGuard[int]:

@@ -48,7 +48,7 @@ from ptyinr_stream.events import (
     SeriesStarted,
 )
 
-from . import exposure_ns, is_image_shape, is_number, plain
+from . import exposure_ns, is_image_shape, is_number, plain, read_messages
 
 _DTYPES = {
     name: np.dtype(name)
@@ -68,14 +68,7 @@ class Decoder:
 
     def feed(self, parts: list[bytes]) -> list[Event]:
         """Read one message. Never raises."""
-        events: list[Event] = []
-        for part in parts:
-            try:
-                for event in self._message(_unpack(part)):
-                    events.append(event)  # those before an error stay
-            except WireError as error:
-                self.counts[error.kind] += 1
-        return events
+        return read_messages(parts, lambda part: self._message(_unpack(part)), self.counts)
 
     def _message(self, message: dict[Any, Any]) -> Iterator[Event]:
         match message:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.replay.messages import exposure_ns
 from ptyinr_stream.wire import codecs
 
 _TYPED = {np.dtype("<u2"): 69, np.dtype("<u4"): 70}  # RFC 8746
@@ -65,7 +66,7 @@ class Encoder:
 
     def image(self, series: int, frame: int, pixels: NDArray[Any]) -> list[list[bytes]]:
         """Spell a frame."""
-        start, stop = (int(_TICKS_HZ * edge / self._rate_hz) for edge in (frame, frame + 1))
+        start, stop = exposure_ns(frame, self._rate_hz)
         image = {
             "data": {_CHANNEL: _array(pixels)},
             "image_id": frame,

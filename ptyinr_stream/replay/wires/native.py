@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.replay.messages import exposure_ns
 from ptyinr_stream.wire import codecs
 
 
@@ -34,7 +35,7 @@ class Encoder:
 
     def image(self, series: int, frame: int, pixels: NDArray[Any]) -> list[list[bytes]]:
         """Spell a frame."""
-        start_ns, stop_ns = (int(1e9 * edge / self._rate_hz) for edge in (frame, frame + 1))
+        start_ns, stop_ns = exposure_ns(frame, self._rate_hz)
         encoding = f"bs{8 * pixels.itemsize}-lz4<"
         image = {
             "type": "frame",
