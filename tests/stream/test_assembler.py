@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from desk import AssemblerDesk
 
 from ptyinr_stream.assembler import (
-    Assembler,
     BaselineAdded,
     CalibrationAdded,
     CaptureBound,
@@ -16,7 +16,7 @@ from ptyinr_stream.assembler import (
     ScanOpened,
     SeriesBound,
 )
-from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.events import (
     BaselineRead,
     CaptureEnded,
@@ -60,30 +60,12 @@ def samples(first, y, x=None):
     return PositionsArrived(first, {Y: y, X: y + 0.5 if x is None else np.asarray(x, float)})
 
 
-class Desk:
-    """An assembler with a clock, and what it has given."""
+class Desk(AssemblerDesk):
+    """With what these tests ask for."""
 
     def __init__(self, positions=None, **assembly):
         # Positions here are easy to read rather than where the scan commands them.
-        settings = AssemblyConfig(**{"gate": False, **assembly})
-        self.assembler = Assembler(positions or positions_config(), settings)
-        self.now = 0.0
-        self.outputs = []
-
-    def feed(self, *events, after=0.001):
-        for event in events:
-            self.now += after
-            self.outputs += self.assembler.feed(event, self.now)
-        return self
-
-    def wait(self, seconds):
-        self.now += seconds
-        self.outputs += self.assembler.tick(self.now)
-        return self
-
-    def finish(self):
-        self.outputs += self.assembler.finish()
-        return self
+        super().__init__(positions or positions_config(), **{"gate": False, **assembly})
 
     def kinds(self):
         names = [type(output).__name__ for output in self.outputs]

@@ -6,9 +6,10 @@ import logging
 
 import numpy as np
 import pytest
+from desk import AssemblerDesk
 
-from ptyinr_stream.assembler import Assembler, Frame, FramesMissing, Joined, ScanClosed
-from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.assembler import Frame, FramesMissing, Joined, ScanClosed
+from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.events import (
     CaptureEnded,
     CaptureStarted,
@@ -65,27 +66,11 @@ def frames(numbers=range(N)):
     return [frame(number) for number in numbers]
 
 
-class Desk:
-    """An assembler with a clock, and what it has given."""
+class Desk(AssemblerDesk):
+    """With what these tests ask for."""
 
     def __init__(self, config=None, **assembly):
-        self.assembler = Assembler(config or positions(), AssemblyConfig(**assembly))
-        self.now, self.outputs = 0.0, []
-
-    def feed(self, *events):
-        for event in events:
-            self.now += 0.001
-            self.outputs += self.assembler.feed(event, self.now)
-        return self
-
-    def wait(self, seconds):
-        self.now += seconds
-        self.outputs += self.assembler.tick(self.now)
-        return self
-
-    def finish(self):
-        self.outputs += self.assembler.finish()
-        return self
+        super().__init__(config or positions(), **assembly)
 
     def placed_nm(self):
         """{frame: (row, column)} in the coordinates of the plan."""

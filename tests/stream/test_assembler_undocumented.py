@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from desk import AssemblerDesk
 
-from ptyinr_stream.assembler import Assembler, BaselineAdded, Frame, Joined, ScanClosed, ScanOpened
-from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.assembler import BaselineAdded, Frame, Joined, ScanClosed, ScanOpened
+from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.events import (
     BaselineRead,
     CaptureEnded,
@@ -54,24 +55,11 @@ def frames(series=7, value=0):
     return [Frame(series, k, np.full((2, 2), value + k, np.uint16)) for k in range(N)]
 
 
-class Desk:
-    """An assembler with a clock, and what it has given."""
+class Desk(AssemblerDesk):
+    """With what these tests ask for."""
 
     def __init__(self, config=None, **assembly):
-        settings = AssemblyConfig(**{"without_documents": True, **assembly})
-        self.assembler = Assembler(config or positions(), settings)
-        self.now, self.outputs = 0.0, []
-
-    def feed(self, *events):
-        for event in events:
-            self.now += 0.001
-            self.outputs += self.assembler.feed(event, self.now)
-        return self
-
-    def wait(self, seconds):
-        self.now += seconds
-        self.outputs += self.assembler.tick(self.now)
-        return self
+        super().__init__(config or positions(), **{"without_documents": True, **assembly})
 
     def of(self, kind):
         return [output for output in self.outputs if isinstance(output, kind)]

@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import pytest
+from desk import AssemblerDesk
 
-from ptyinr_stream.assembler import Assembler, BaselineAdded, Frame, Joined, ScanClosed, ScanOpened, SeriesBound
-from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.assembler import BaselineAdded, Frame, Joined, ScanClosed, ScanOpened, SeriesBound
+from ptyinr_stream.config import PositionsConfig
 from ptyinr_stream.events import BaselineRead, CaptureStarted, PositionsArrived, RunStarted, RunStopped, SeriesStarted
 from ptyinr_stream.metadata import plain, report_record
 from ptyinr_stream.motors import resolve
@@ -39,24 +40,11 @@ def samples(first=0, fast=X, fast_um_per_count=-9.542e-5, slow_um_per_count=-1.0
     return PositionsArrived(first, {name: values[first:] for name, values in counts.items()})
 
 
-class Desk:
-    """An assembler with a clock, and what it has given."""
+class Desk(AssemblerDesk):
+    """With what these tests ask for."""
 
     def __init__(self, positions=HXN, **assembly):
-        self.assembler = Assembler(positions, AssemblyConfig(**assembly))
-        self.now = 0.0
-        self.outputs = []
-
-    def feed(self, *events, after=0.001):
-        for event in events:
-            self.now += after
-            self.outputs += self.assembler.feed(event, self.now)
-        return self
-
-    def wait(self, seconds):
-        self.now += seconds
-        self.outputs += self.assembler.tick(self.now)
-        return self
+        super().__init__(positions, **assembly)
 
     def frames(self, series=1):
         return self.feed(*(Frame(series, k, np.full((2, 2), k, np.uint16)) for k in range(NX * NY)))
