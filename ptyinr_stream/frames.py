@@ -17,6 +17,9 @@ from ptyinr_stream.errors import GeometryError
 
 Image = NDArray[Any]
 
+Place = Callable[[tuple[int, ...], np.dtype[Any]], tuple[Image, NDArray[np.bool_]]]
+"""Gives an array of a shape and type for counts, and one for their mask, with anything in them."""
+
 _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
     "as_sent": lambda image: image,
     "fliplr": np.fliplr,
@@ -68,7 +71,9 @@ class FrameConvention:
         """
         return None if self._config.dc == "corner" or self._config.window is None else self._place(shape)[0]
 
-    def apply(self, image: Image, sent: tuple[int, int] | None = None) -> tuple[Image, NDArray[np.bool_] | None]:
+    def apply(
+        self, image: Image, sent: tuple[int, int] | None = None, place: Place | None = None
+    ) -> tuple[Image, NDArray[np.bool_] | None]:
         """Give (h, w) counts and their mask: True where trusted, None where every pixel is.
 
         The mask may be shared between frames, and is read-only then.
@@ -78,14 +83,17 @@ class FrameConvention:
                 `saturated` on, and negative or not finite ones are not trusted, and become 0, as those that are never
                 trusted do.
             sent: the shape of the whole image where `image` holds only `rows_needed`.
+            place: gives the arrays that counts and mask are written to; None makes new ones.
 
         Raises:
             GeometryError: the window does not lie inside the image, or the mask is of another shape.
         """
         shape = sent or image.shape
+        kept, always = self._kept(image, shape, whole=sent is None), self._always_trusted(shape)
         # A copy: the counts may outlive the image, which is a hundred times larger.
-        counts = np.array(self._kept(image, shape, whole=sent is None), order="C")
-        always, mask = self._always_trusted(shape), trusted_counts(counts, self._config.saturated)
+        counts, mask = (place or _fresh)(kept.shape, kept.dtype)
+        np.copyto(counts, kept)
+        trusted_counts(counts, self._config.saturated, out=mask)
         if mask.all():
             if always is None:
                 return counts, None
@@ -147,16 +155,20 @@ class FrameConvention:
         return slice(first[0], first[0] + window[0]), slice(first[1], first[1] + window[1])
 
 
-def trusted_counts(counts: Image, saturated: int | None) -> NDArray[np.bool_]:
-    """Where the values of an image are photon counts, and below `saturated`."""
-    if np.issubdtype(counts.dtype, np.floating):
-        mask = np.isfinite(counts) & (counts >= 0)
-        return mask if saturated is None else mask & (counts < saturated)
-    limit = int(np.iinfo(counts.dtype).max)
-    if saturated is not None:
-        limit = min(limit, saturated)
-    mask = counts < limit
-    return mask & (counts >= 0) if np.issubdtype(counts.dtype, np.signedinteger) else mask
+def trusted_counts(counts: Image, saturated: int | None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Where the values of an image are photon counts, and below `saturated`; also written to `out`."""
+    if counts.dtype.kind == "f":
+        mask = np.less(counts, np.inf if saturated is None else saturated, out=out)
+    else:
+        limit = int(np.iinfo(counts.dtype).max)
+        mask = np.less(counts, limit if saturated is None else min(limit, saturated), out=out)
+    if counts.dtype.kind != "u":
+        mask &= counts >= 0
+    return mask
+
+
+def _fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Image, NDArray[np.bool_]]:
+    return np.empty(shape, dtype), np.empty(shape, np.bool_)
 
 
 def _by(shape: tuple[int, ...]) -> str:

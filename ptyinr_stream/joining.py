@@ -13,6 +13,7 @@ from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
 from ptyinr_stream.events import Event, FrameArrived, FrameFound
+from ptyinr_stream.frame_blocks import FrameBlocks
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.wire.codecs import decode
 
@@ -35,6 +36,7 @@ class Joining:
         # A stream and a file of one detector may lie differently; if they do not, they share the beam's centre.
         self._alike = config.files.frames is None
         self.assembler = Assembler(config.positions, config.joining)
+        self._blocks = FrameBlocks()
         self.unusable: Counter[str] = Counter()
         """Images that could not be decoded or cropped, by kind."""
 
@@ -83,7 +85,9 @@ class Joining:
         shape = arrived.image.shape
         try:
             rows = convention.rows_needed(shape)
-            counts, mask = convention.apply(decode(arrived.image, rows), None if rows is None else shape)
+            counts, mask = convention.apply(
+                decode(arrived.image, rows), None if rows is None else shape, self._blocks.place
+            )
         except (WireError, GeometryError) as error:
             kind = error.kind if isinstance(error, WireError) else "outside_window"
             if not self.unusable[kind]:

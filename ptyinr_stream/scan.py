@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 from ptyinr.types import Batch
 from ptyinr_stream.alignment import alignment
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
+from ptyinr_stream.frame_blocks import side_by_side, stacked
 from ptyinr_stream.motors import Layout
 from ptyinr_stream.outputs import Joined
 from ptyinr_stream.placement import Placement
 from ptyinr_stream.samples import SampleTable
 from ptyinr_stream.scan_report import Reason, ScanReport, ranges
-
-# A start document that comes late finds thousands of frames: joined in portions, memory never holds them twice. Blocks
-# of more than 32 MB would come from the kernel page by page, every time: that costs as much as decoding.
-_LARGEST_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,10 +225,10 @@ class Scan:
 
     def _join(self, frames: list[Frame], now: float) -> list[Joined]:
         joined: list[Joined] = []
-        for start in range(0, len(frames), _LARGEST_BATCH):
-            portion = frames[start : start + _LARGEST_BATCH]
-            indices = np.array([frame.frame for frame in portion], np.int64)
-            joined.append(Joined(self.uid, _batch(portion, indices, self.placement.positions_m(indices)), now))
+        for portion in side_by_side([frame.counts for frame in frames]):
+            indices = np.array([frame.frame for frame in frames[portion]], np.int64)
+            batch = _batch(frames[portion], indices, self.placement.positions_m(indices))
+            joined.append(Joined(self.uid, batch, now))
         self.paired += len(frames)
         return joined
 
@@ -239,10 +236,5 @@ class Scan:
 def _batch(frames: list[Frame], indices: NDArray[np.int64], positions_m: NDArray[np.float64]) -> Batch:
     mask = None
     if any(frame.mask is not None for frame in frames):
-        mask = _stacked([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
-    return Batch(indices, _stacked([frame.counts for frame in frames]), positions_m, mask)
-
-
-def _stacked(arrays: list[NDArray[Any]]) -> NDArray[Any]:
-    """Along a new first axis; one alone is not copied."""
-    return arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+        mask = stacked([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
+    return Batch(indices, stacked([frame.counts for frame in frames]), positions_m, mask)

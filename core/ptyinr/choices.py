@@ -14,6 +14,9 @@ from .noise import Noise
 from .settings import TrainerSettings
 
 PRIOR, PRIOR_WHERE_SPARSE = 0.1, 0.03
+DETAIL_RATE, DETAIL_RATE_OF_NOISE = 6e-2, 1e-2
+PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2
+"""See `settings`."""
 
 
 def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse: bool) -> TrainerSettings:
@@ -35,7 +38,15 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
         objects = replace(objects, detail=not sparse)
     if of == "auto":
         of = "pixels" if sparse else "frames"
-    return replace(settings, loss=loss, object=objects, holdout_of=of)
+    noisy = few or noise.variance > 0
+    detail, probe_detail = settings.detail_rate, settings.probe_detail_rate
+    if detail is None:
+        detail = DETAIL_RATE_OF_NOISE if noisy else DETAIL_RATE
+    if probe_detail is None:
+        probe_detail = PROBE_DETAIL_RATE_OF_NOISE if noisy else PROBE_DETAIL_RATE
+    return replace(
+        settings, loss=loss, object=objects, holdout_of=of, detail_rate=detail, probe_detail_rate=probe_detail
+    )
 
 
 def random_reference(amplitudes: Tensor, settings: ProbeSettings, random: np.random.Generator) -> Tensor:

@@ -1,7 +1,8 @@
 """The model: an object field, and a probe field that a reference holds or random weights begin.
 
-`modulation`: P = P_ref (1 + a) exp(i f), with (a, f) the outputs of a grid network that start at 0. The phase wraps of
-a defocused probe then cost the network nothing, and a better reference is a better start.
+`modulation`: P = P_ref (1 + a) exp(i f) + d, with (a, f) the outputs of a grid network that start at 0. The phase wraps
+of a defocused probe then cost the network nothing, and a better reference is a better start. Free pixels d, from 0 on,
+take up what the network does not reach; see `settings` for what they gain.
 
 `network`: P = |a| exp(i f) from two grid networks of random weights, as the paper has it.
 
@@ -34,6 +35,8 @@ class ProbeSettings:
     normalisation: Literal["energy", "maximum", "none"] = "energy"
     centred: bool = False
     """Roll the probe so that its brightest pixel lies in the middle, in every step, as the paper does."""
+    detail: bool = True
+    """Free pixels beside a modulation."""
     fixed: bool = False
     """The reference is the probe: it is known."""
 
@@ -46,12 +49,16 @@ class ProbeField(nn.Module):
         super().__init__()
         modes, h, w = reference.shape
         self.settings = settings
+        self.pixels: nn.Parameter | None = None
+        """(modes, h, w, 2) in units of the reference's largest amplitude."""
         self.register_buffer("reference", reference.to(torch.complex64), persistent=True)
         self.grids: list[GridNetwork] = []
         if settings.kind == "pixels":
             self.pixels = nn.Parameter(torch.view_as_real(reference.to(torch.complex64) / reference.abs().max()))
         elif settings.kind == "modulation":
             self.grids = [GridNetwork((h, w), settings.grid, 2, reference.device) for _ in range(modes)]
+            if settings.detail:
+                self.pixels = nn.Parameter(torch.zeros((modes, h, w, 2), device=reference.device))
         else:
             self.grids = [
                 GridNetwork((h, w), settings.grid, 1, reference.device, random=True) for _ in range(2 * modes)
@@ -64,13 +71,15 @@ class ProbeField(nn.Module):
         if self.settings.fixed:
             return reference
         if self.settings.kind == "pixels":
-            probe = torch.view_as_complex(self.pixels) * reference.abs().max()
+            probe = torch.zeros_like(reference)
         elif self.settings.kind == "modulation":
             modulation = torch.stack([grid() for grid in self.grids])  # (modes, h, w, 2)
             probe = reference * torch.polar(1 + modulation[..., 0], modulation[..., 1])
         else:
             fields = torch.stack([grid()[..., 0] for grid in self.grids])  # (2 * modes, h, w)
             probe = torch.polar(fields[::2].abs(), fields[1::2]) * reference.abs().max()
+        if self.pixels is not None:
+            probe = probe + torch.view_as_complex(self.pixels) * reference.abs().max()
         if self.settings.centred:
             probe = _brightest_in_the_middle(probe)
         if self.settings.normalisation == "energy":

@@ -180,7 +180,7 @@ class Trainer:
         if math.isfinite(self._loss):
             self._optimiser.step()
             if model.detail is not None and tile.grad is not None:
-                model.detail.learn(first, tile.grad, self.settings.detail_rate * self._caution * anneal**2)
+                model.detail.learn(first, tile.grad, (self._decided.detail_rate or 0.0) * self._caution * anneal**2)
             self._average()
             if self._sampler.curious:
                 self._sampler.note(rows, amplitude_error(predicted.detach(), self.dataset.shown(rows)).cpu().numpy())
@@ -287,6 +287,8 @@ class Trainer:
                 "loss": asdict(self._decided.loss),
                 "detail": self._decided.object.detail,
                 "holdout_of": self._decided.holdout_of,
+                "detail_rate": self._decided.detail_rate,
+                "probe_detail_rate": self._decided.probe_detail_rate,
             },
             "start": None if start is None else {**vars(start), "defocus_m": list(start.defocus_m)},
             "by_pixel": self.dataset.by_pixel,
@@ -312,6 +314,8 @@ class Trainer:
                 loss=LossSettings(**choices["loss"]),
                 object=replace(self.settings.object, detail=choices["detail"]),
                 holdout_of=choices["holdout_of"],
+                detail_rate=choices["detail_rate"],
+                probe_detail_rate=choices["probe_detail_rate"],
             )
             if state["by_pixel"]:
                 self.dataset.hold_out_pixels()
@@ -408,14 +412,14 @@ class Trainer:
             for learning in (True, False)
         )
         self._averaged.load_state_dict(model.state_dict())
-        grids = [grid.grid for grid in model.probe.grids]
-        networks = [grid.network for grid in model.probe.grids] if grids else [model.probe]
+        grids, pixels = model.probe.grids, model.probe.pixels
         groups = [
-            {"params": [p for part in parts for p in part.parameters()], "full_rate": rate}
-            for parts, rate in (
-                ([model.field], self.settings.object_rate),
-                (networks, self.settings.probe_rate),
-                (grids, self.settings.table_rate * TABLE_UNIT),
+            {"params": parameters, "full_rate": rate}
+            for parameters, rate in (
+                ([*model.field.parameters()], self.settings.object_rate),
+                ([p for grid in grids for p in grid.network.parameters()], self.settings.probe_rate),
+                ([p for grid in grids for p in grid.grid.parameters()], self.settings.table_rate * TABLE_UNIT),
+                ([] if pixels is None else [pixels], self._decided.probe_detail_rate),
             )
         ]
         self._optimiser = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeGuard
 
 import numpy as np
+import orjson
 
 from ptyinr_stream.config import StreamConfig
 from ptyinr_stream.errors import ConfigError, WireError
@@ -109,7 +110,11 @@ def read_json(part: bytes, largest: int) -> Any:
     if len(part) > largest or part.count(b"[") + part.count(b"{") > _MOST_BRACKETS:
         return None
     try:
-        return json.loads(part)
+        return orjson.loads(part)
+    except ValueError:
+        pass
+    try:
+        return json.loads(part)  # it knows NaN, which some senders write
     except (ValueError, RecursionError):
         return None
 

@@ -100,7 +100,7 @@ def test_every_parameter_of_every_mode_is_registered_and_learns(kind, normalisat
     model = model_of(3, kind=kind, normalisation=normalisation)
     shaken(model, 1e-3)  # the last layers start at 0 and pass nothing on
     parameters = dict(model.named_parameters())
-    layers = {"modulation": 3 * 7, "network": 6 * 4, "pixels": 1}  # random networks have no biases
+    layers = {"modulation": 3 * 7 + 1, "network": 6 * 4, "pixels": 1}  # random networks have no biases
     assert len(parameters) == 8 + layers[kind]
     window = model.object((0, 0), (12, 16))
     torch.fft.fft2(model.probe() * window).abs().square()[:, :6].sum().backward()

@@ -20,6 +20,7 @@ from ptyinr.trainer import Trainer
         {"probe_rate": -1e-3},
         {"table_rate": 0},
         {"detail_rate": 0},
+        {"probe_detail_rate": -1e-3},
         {"frames_per_step": 0},
         {"start_frames": 0},
         {"averaging": 1.0},

@@ -27,12 +27,21 @@ ENCODINGS = {
 }
 
 
-@pytest.fixture(params=["bitshuffle", "hdf5"])
+LIBRARIES = ["dectris", "bitshuffle", "hdf5"]
+
+
+def use(library, monkeypatch):
+    """Leave this library alone; the others are missing."""
+    for name in ("dectris", "bitshuffle"):
+        if name != library:
+            monkeypatch.setattr(bslz4, name, None)
+
+
+@pytest.fixture(params=LIBRARIES)
 def backend(request, monkeypatch):
-    if request.param == "hdf5":
-        monkeypatch.setattr(bslz4, "bitshuffle", None)
-    elif bslz4.bitshuffle is None:
-        pytest.skip("bitshuffle has no wheel for this Python")
+    if request.param != "hdf5" and getattr(bslz4, request.param) is None:
+        pytest.skip(f"{request.param} is not installed")
+    use(request.param, monkeypatch)
 
 
 def counts(shape, dtype="uint16", seed=0):
@@ -57,12 +66,14 @@ def test_what_was_encoded_is_decoded(shape, dtype, encoding):
 
 @pytest.mark.skipif(bslz4.bitshuffle is None, reason="bitshuffle has no wheel for this Python")
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
-def test_both_libraries_read_and_write_the_same_bytes(dtype, monkeypatch):
+def test_all_libraries_read_and_write_the_same_bytes(dtype):
     pixels = counts((201, 77), dtype)
     by_bitshuffle = bslz4.compress(pixels)
-    monkeypatch.setattr(bslz4, "bitshuffle", None)
-    assert bslz4.compress(pixels) == by_bitshuffle
-    assert np.array_equal(bslz4.decompress(by_bitshuffle, pixels.shape, pixels.dtype), pixels)
+    for library in LIBRARIES:
+        with pytest.MonkeyPatch.context() as patch:
+            use(library, patch)
+            assert np.array_equal(bslz4.decompress(by_bitshuffle, pixels.shape, pixels.dtype), pixels)
+            assert library == "dectris" or bslz4.compress(pixels) == by_bitshuffle
 
 
 @pytest.mark.usefixtures("backend")
@@ -112,9 +123,10 @@ def test_rows_decoded_alone_are_those_of_the_whole_image(shape, form, block, dat
     assert np.array_equal(codecs.decode(image, rows), pixels[rows])
 
 
-def test_rows_cost_no_more_than_the_blocks_they_lie_in():
+def test_rows_cost_no_more_than_the_blocks_they_lie_in(monkeypatch):
     if bslz4.bitshuffle is None:
         pytest.skip("bitshuffle has no wheel for this Python")
+    use("bitshuffle", monkeypatch)
     image = encoded(counts((1024, 512)), "bs16-lz4<")
     tracemalloc.start()
     try:
@@ -210,6 +222,7 @@ from ptyinr_stream.wire.codecs import bslz4
 
 pixels = np.random.default_rng(0).poisson(3, (256, 256)).astype(np.uint16)
 image = EncodedImage(codecs.encode(pixels, "bs16-lz4<"), pixels.shape, pixels.dtype, "bs16-lz4<")
+bslz4.dectris = None
 openmp = bslz4._openmp()
 if openmp is not None:
     openmp.omp_set_num_threads(3)
@@ -240,9 +253,9 @@ def test_damaged_bytes_decode_to_the_claimed_shape_or_are_refused(image, data):
     for at in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=8)):
         damaged[at] ^= data.draw(st.integers(1, 255))
     damaged = bytes(damaged[: data.draw(st.integers(0, len(damaged)))]) if data.draw(st.booleans()) else bytes(damaged)
-    for library in {bslz4.bitshuffle, None}:
+    for library in LIBRARIES:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bslz4, "bitshuffle", library)
+            use(library, patch)
             assert outcome(replace(image, data=damaged)) in ("undecodable", (image.shape, image.dtype))
 
 

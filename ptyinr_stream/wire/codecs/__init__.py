@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import lz4.block
@@ -90,6 +91,7 @@ def encode(pixels: NDArray[Any], encoding: str) -> bytes:
     return lz4.block.compress(ordered.tobytes(), store_size=False) if layout.compressed else ordered.tobytes()
 
 
+@lru_cache
 def _parse(encoding: str) -> _Layout:
     match = re.fullmatch(r"(?:bs(8|16|32|64)-)?(lz4)?([<>]?)(F?)", "" if encoding == "raw" else encoding)
     if match is None or (match[1] and not match[2]):

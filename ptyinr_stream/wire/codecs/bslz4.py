@@ -1,16 +1,17 @@
 """Bitshuffled LZ4 as the HDF5 filter writes it: `>Q bytes, >I block bytes`, then blocks of `>I length` and LZ4.
 
-Two libraries can do it: `bitshuffle`, which has no wheel for Python 3.13 and later, and HDF5 with hdf5plugin's filter,
-which holds h5py's global lock. Measured on two cores, one thread, Poisson counts of 0.3 a pixel, to decode:
+Three libraries can decode it: `dectris-compression` (the extra `fast`; it is built from source), `bitshuffle`, which
+has no wheel for Python 3.13 and later, and HDF5 with hdf5plugin's filter, which holds h5py's global lock. Milliseconds
+on one core, 2026-11-25, for the images of `python tests/benchmarks/throughput.py`:
 
-| image | bitshuffle | h5py and hdf5plugin |
-|---|---|---|
-| 128 x 128 uint16 | 0.02 ms | 0.30 ms |
-| 256 x 256 uint16 | 0.05 ms | 0.35 ms |
-| 1062 x 1028 uint16 | 0.80 ms | 1.2 ms |
+| image | dectris-compression | bitshuffle | h5py and hdf5plugin |
+|---|---|---|---|
+| 128 x 128 uint16 | 0.017 | 0.046 | 0.56 |
+| 256 x 256 uint16 | 0.044 | 0.092 | 0.99 |
+| 1062 x 1028 uint16 | 0.59 | 1.26 | 1.95 |
+| the same, 256 rows of it | 0.18 | 0.33 | 2.1 |
 
-Both trust the lengths in the data and would read beyond its end, so `_check` walks the blocks first (0.03 ms for the
-largest image of the table).
+All trust lengths in the data, bitshuffle and HDF5 beyond its end, so `_check` walks the blocks first.
 """
 
 from __future__ import annotations
@@ -29,10 +30,17 @@ import hdf5plugin
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    bitshuffle: Any = importlib.import_module("bitshuffle.ext")
-except ImportError:  # no wheel for this Python
-    bitshuffle = None
+
+def _found(name: str) -> Any:
+    """A library that may be missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
+dectris: Any = _found("dectris.compression")
+bitshuffle: Any = _found("bitshuffle.ext")
 
 _BLOCK_BYTES = 8192  # what detectors write
 _LENGTH = struct.Struct(">I").unpack_from
@@ -43,25 +51,29 @@ def decompress(data: bytes, shape: tuple[int, int], dtype: np.dtype[Any], rows: 
 
     Raises:
         ValueError: the headers contradict the shape or the length of the data.
-        RuntimeError: a block is not LZ4 (bitshuffle).
+        RuntimeError: a block is not LZ4 (dectris-compression and bitshuffle).
         OSError: a block is not LZ4 (HDF5).
     """
     pixels, columns = shape[0] * shape[1], shape[1]
     block_bytes, starts = _check(data, pixels, dtype.itemsize)
-    if bitshuffle is None:
+    if dectris is None and bitshuffle is None:
         return _decompress_hdf5(data, shape, dtype)[rows or slice(None)]
     block = block_bytes // dtype.itemsize
     if rows is None:
-        blocks, size, start = slice(starts[0], None), shape, 0
+        start, stop, blocks = 0, pixels, slice(starts[0], None)
     else:
         first, last = rows.start * columns // block, -(-rows.stop * columns // block)
         start, stop = first * block, min(last * block, pixels)
         # The pixels that fill no block lie behind the last one.
-        blocks, size = slice(starts[first], starts[last] if stop < pixels else None), (stop - start,)
-    with _one_thread():
-        found = bitshuffle.decompress_lz4(np.frombuffer(data, np.uint8)[blocks], size, dtype, block)
+        blocks = slice(starts[first], starts[last] if stop < pixels else None)
+    if dectris is not None:
+        header = struct.pack(">QI", (stop - start) * dtype.itemsize, block_bytes)
+        found = np.frombuffer(dectris.decompress(header + data[blocks], "bslz4", elem_size=dtype.itemsize), dtype)
+    else:
+        with _one_thread():
+            found = bitshuffle.decompress_lz4(np.frombuffer(data, np.uint8)[blocks], (stop - start,), dtype, block)
     if rows is None:
-        return found
+        return found.reshape(shape)
     return found[rows.start * columns - start : rows.stop * columns - start].reshape(-1, columns)
 
 

@@ -1,0 +1,107 @@
+"""Memory for decoded frames: blocks that are filled in turn, handed on without a copy, and used again.
+
+What joins at once, say the 800 frames of one PandA message, mostly lies side by side in a few blocks already. Measured
+2026-11-25, 256 x 256 uint16, one core: to give every frame memory of its own and to stack what joins cost 0.40 ms a
+frame, two thirds of it page faults, and 490 ms after such a message; in blocks it costs 0.01 ms, and 7 ms.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+FRAMES = 64
+"""In a block."""
+_FREE_BLOCKS = 16
+"""That are kept for later; 8 MB each for 256 x 256 pixels of two bytes. More go back to the system."""
+_FEW = 8
+"""Frames; fewer side by side are not worth an array of their own."""
+
+
+class _Lease:
+    """Memory on loan: numpy holds it while there is any view of the array made from it."""
+
+    def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+
+
+class FrameBlocks:
+    """Gives places for frames, one after the other; a block returns when nobody holds a view of it any more."""
+
+    def __init__(self) -> None:
+        self._free: deque[NDArray[np.uint8]] = deque(maxlen=_FREE_BLOCKS)
+        self._size = 0
+        self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        self._places: Iterator[tuple[NDArray[Any], NDArray[np.bool_]]] = iter(())
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Give an array of this shape and type for counts, and one for their mask, with anything in them."""
+        if self._form != (shape, dtype):
+            self._form, self._places = (shape, dtype), iter(())
+        if (found := next(self._places, None)) is None:
+            self._places = iter(())  # the last view of the block, which may be used again
+            self._places = zip(*self._lease(shape, dtype), strict=True)
+            found = next(self._places)
+        return found
+
+    def _lease(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        masks_at = FRAMES * math.prod(shape) * dtype.itemsize
+        size = masks_at + FRAMES * math.prod(shape)
+        if size != self._size:  # hardly ever
+            self._size, self._free = size, deque(maxlen=_FREE_BLOCKS)
+        memory = self._free.pop() if self._free else np.empty(size, np.uint8)
+        lease = _Lease(memory)
+        weakref.finalize(lease, self._free.append, memory).atexit = False
+        block = np.asarray(lease)
+        laid = (FRAMES, *shape)
+        return block[:masks_at].view(dtype).reshape(laid), block[masks_at:].view(np.bool_).reshape(laid)
+
+
+def side_by_side(frames: Sequence[NDArray[Any]], most: int = FRAMES) -> list[slice]:
+    """Portions of `frames`, in order and of at most `most`, each in one block if it has more than a few frames."""
+    portions, start = [], 0
+    for end in [*_breaks(frames), len(frames)] if frames else []:
+        while start < end:
+            limit = min(start + most, len(frames))
+            stop = min(limit, end) if end - start >= _FEW else limit
+            portions.append(slice(start, stop))
+            start = stop
+    return portions
+
+
+def stacked(frames: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """(n, h, w) of n arrays (h, w): a view where they lie side by side or are one and the same, else a copy."""
+    first, several = frames[0], (len(frames), *frames[0].shape)
+    if len(frames) == 1:
+        return first[None]
+    if all(frame is first for frame in frames):
+        return np.broadcast_to(first, several)
+    if _breaks(frames):
+        return np.stack(frames)
+    block = cast(NDArray[np.uint8], first.base)
+    return np.ndarray(several, first.dtype, block, _address(first) - _address(block))
+
+
+def _breaks(frames: Sequence[NDArray[Any]]) -> list[int]:
+    """Where a frame does not lie behind the one before it in the same block."""
+    block, form = frames[0].base, (frames[0].shape, frames[0].dtype)
+    begun, at = isinstance(block, np.ndarray) and isinstance(block.base, _Lease), _address(frames[0])
+    breaks = []
+    for number, frame in enumerate(frames[1:], 1):
+        at += frame.nbytes
+        there = _address(frame)
+        if not begun or there != at or frame.base is not block or (frame.shape, frame.dtype) != form:
+            block, at = frame.base, there
+            begun = isinstance(block, np.ndarray) and isinstance(block.base, _Lease)
+            breaks.append(number)
+    return breaks
+
+
+def _address(array: NDArray[Any]) -> int:
+    return array.__array_interface__["data"][0]
