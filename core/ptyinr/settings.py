@@ -5,9 +5,8 @@ Rates of the free pixels and of the probe's networks, 2026-11-25; the paper's si
 
 * Object's pixels at 1e-2, 3e-2, 6e-2, 1e-1. No noise, probe known: 80 / 79 and 63 / 69; 92 / 92 and 92 / 92; 94 / 95
   and 98 / 104; 93 / 99 and 100 / 105. Gaussian noise, probe known, 1e-2 and 3e-2: 36 / 41 and 37 / 44; 30 / 37 and
-  33 / 40.
-  The Siemens star, seconds of a slow core until a phase correlation of 0.95, blind: 26, 20, 18 s; with its probe known:
-  23, 11, 10 and 11 s. So they learn fast where the counts are good, and slowly where they are noisy.
+  33 / 40. The Siemens star, seconds of a slow core until a phase correlation of 0.95, blind: 26, 20, 18 s; with its
+  probe known: 23, 11, 10 and 11 s. So they learn fast where the counts are good, and slowly where they are noisy.
 * Probe without free pixels, with them at 3e-3, 5e-3, 1e-2, the networks' rates a third or a tenth of 3e-3 and 9e-2. No
   noise, blind: 51 / 50 and 45 / 50; 56 / 48 and 47 / 58; 54 / 48 and 47 / 58; 52 / 48 and 40 / 55. Ten photons, blind:
   25 / 25 and 25 / 27; -; 29 / 31 and 25 / 29; 30 / 32 and 25 / 29. The star is the same with and without.
