@@ -26,6 +26,7 @@ from scans import GEOMETRY, SIDE, WINDOW, Score, corners_of, flat_score, head, o
 import ptyinr
 from ptyinr.losses import LossSettings
 from ptyinr.model import ProbeSettings
+from ptyinr.settings import random_start
 from ptyinr.simulate import SimulatedNoise, Simulation, simulate
 from ptyinr.siren import ObjectSettings
 
@@ -37,16 +38,17 @@ HELD = LossSettings(regularisation=1e-2, regularised_steps=50)
 
 def variants(ours: ptyinr.TrainerSettings) -> Iterator[tuple[str, str, ptyinr.TrainerSettings]]:
     """What a row is called, its lens, and its settings."""
+    random = replace(random_start(ours), probe=RANDOM, loss=HELD)
     for lens in LENSES:
         for normalisation in ("energy", "maximum", "none"):
             for regularisation in (0.0, 1e-2):
                 probe = replace(RANDOM, normalisation=normalisation)
                 loss = replace(HELD, regularisation=regularisation)
                 name = f"S15 {normalisation}, lambda {regularisation:g}"
-                yield name, lens, replace(ours, start="random", probe=probe, loss=loss)
-    random = replace(ours, start="random", probe=RANDOM, loss=HELD)
+                yield name, lens, replace(random, probe=probe, loss=loss)
     for kind, field in (("SIREN", ours.object), ("hash grid", replace(ours.object, kind="hash_grid"))):
-        yield f"S16 {kind}, modulation", "defocused", replace(ours, object=field)
+        yield f"S16 {kind}, modulation and pixels", "defocused", replace(ours, object=field)
+        yield f"S16 {kind}, modulation", "defocused", replace(ours, object=field, probe=ProbeSettings(detail=False))
         yield f"S16 {kind}, network, random", "defocused", replace(random, object=field)
         for start in ("blind", "random"):
             probe = replace(ours, object=field, probe=ProbeSettings(kind="pixels"), start=start)
@@ -59,7 +61,9 @@ def variants(ours: ptyinr.TrainerSettings) -> Iterator[tuple[str, str, ptyinr.Tr
         yield f"S17 w0 {w0:.0f}", "defocused", replace(ours, object=replace(alone, w0=w0))
     yield "ours", "defocused", ours
     for name, fewer in (
-        ("without detail", replace(ours, object=alone)),
+        ("without the object's pixels", replace(ours, object=alone)),
+        ("without the probe's pixels", replace(ours, probe=ProbeSettings(detail=False))),
+        ("without rates by the noise", replace(ours, detail_rate=2e-2, probe_detail_rate=5e-3)),
         ("without prior", replace(ours, loss=replace(ours.loss, prior=0.0))),
         ("without likelihood", replace(ours, loss=replace(ours.loss, kind="smooth_l1"))),
         ("without preconditioning", replace(ours, preconditioned=False)),
