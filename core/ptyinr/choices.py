@@ -12,6 +12,7 @@ from .losses import FEW_PHOTONS, photons_a_pixel
 from .model import ProbeSettings
 from .noise import Noise
 from .settings import TrainerSettings
+from .siren import WIDTH, WIDTH_BESIDE_PIXELS
 
 PRIOR, PRIOR_WHERE_SPARSE = 0.1, 0.03
 PRIOR_WHERE_SPARSE_AND_DARK = 0.3
@@ -45,9 +46,11 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
         loss = replace(loss, prior=PRIOR_WHERE_SPARSE_AND_DARK if dark else prior)
     if objects.detail is None:
         objects = replace(objects, detail=not sparse)
+    noisy = few or noise.variance > 0
+    if objects.width is None:
+        objects = replace(objects, width=WIDTH if noisy or not objects.detail else WIDTH_BESIDE_PIXELS)
     if of == "auto":
         of = "pixels" if sparse else "frames"
-    noisy = few or noise.variance > 0
     detail, probe_detail = settings.detail_rate, settings.probe_detail_rate
     if detail is None:
         detail = DETAIL_RATE_OF_NOISE if noisy else DETAIL_RATE

@@ -286,6 +286,7 @@ class Trainer:
             "decided": {
                 "loss": asdict(self._decided.loss),
                 "detail": self._decided.object.detail,
+                "width": self._decided.object.width,
                 "holdout_of": self._decided.holdout_of,
                 "detail_rate": self._decided.detail_rate,
                 "probe_detail_rate": self._decided.probe_detail_rate,
@@ -312,7 +313,7 @@ class Trainer:
             self._decided = replace(
                 self.settings,
                 loss=LossSettings(**choices["loss"]),
-                object=replace(self.settings.object, detail=choices["detail"]),
+                object=replace(self.settings.object, detail=choices["detail"], width=choices["width"]),
                 holdout_of=choices["holdout_of"],
                 detail_rate=choices["detail_rate"],
                 probe_detail_rate=choices["probe_detail_rate"],
@@ -385,10 +386,12 @@ class Trainer:
     def _begin(self) -> PtychoModel:
         """Look at the first frames, and make the networks."""
         self._decided, reference = self._beginning.look(self.dataset, self.device)
-        model, previous = self._make(reference), self._previous
-        self._previous = None
+        previous, self._previous = self._previous, None
         if previous is None:
-            return model
+            return self._make(reference)
+        width = previous["decided"]["width"]
+        self._decided = replace(self._decided, object=replace(self._decided.object, width=width))
+        model = self._make(reference)
         rows = judges_of(self.dataset)
         before = self._errors(look_at(self._averaged, self.dataset), rows).loss
         known = {name: value for name, value in previous["averaged"].items() if not name.startswith("probe.")}
