@@ -12,7 +12,7 @@ from ptyinr_stream.assembler import Assembler, Frame, Output
 from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
-from ptyinr_stream.events import Event, FrameArrived, FrameFound
+from ptyinr_stream.events import Event, FrameArrived, FrameFound, RunStopped
 from ptyinr_stream.frame_blocks import FrameBlocks
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.wire.codecs import decode
@@ -44,6 +44,8 @@ class Joining:
         """Take one event, and give what has become of it and of those before."""
         if isinstance(event, FrameFound):
             return self._fill(event, now)
+        if isinstance(event, RunStopped):  # frames that wait must hurry, wherever they come from
+            self._of_files.feed(event, now)
         series = getattr(event, "series", 0)
         calibration = self._of_files if series >= FIRST_SERIES_OF_FILES else self._of_stream
         return self._join(calibration.feed(event, now), now)
