@@ -109,6 +109,7 @@ def report_record(report: ScanReport) -> dict[str, Any]:
         **counts,
         "frames_lost": report.lost,
         "frames_gated": report.gated,
+        "frames_dropped_for_memory": report.dropped_for_memory,
         "missing_frames": _numbers(report.missing_frames),
         "unplaced_frames": _numbers(report.unplaced_frames),
         "gated_frames": _numbers(report.gated_frames),

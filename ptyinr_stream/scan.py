@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,9 @@ from ptyinr_stream.outputs import Joined
 from ptyinr_stream.placement import Placement
 from ptyinr_stream.samples import SampleTable
 from ptyinr_stream.scan_report import Reason, ScanReport, ranges
+from ptyinr_stream.waiting import Frame, Waiting
 
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """A diffraction pattern; `(series, frame)` is its only identity."""
-
-    series: int
-    frame: int
-    counts: NDArray[Any]
-    """(h, w) photon counts, DC in the centre."""
-    mask: NDArray[np.bool_] | None = None
-    """(h, w) True where trusted; None trusts all."""
-
-    @property
-    def nbytes(self) -> int:
-        """Memory of its arrays."""
-        return self.counts.nbytes + (0 if self.mask is None else self.mask.nbytes)
+_log = logging.getLogger(__name__)
 
 
 class Scan:
@@ -80,9 +66,10 @@ class Scan:
         self.headed = False
         """Whether the header of its series has been seen."""
         self.frame_starts_s: Mapping[int, float] = {}
-        self._waiting: dict[int, Frame] = {}
+        self._waiting_mb = assembly.waiting_mb
+        self._waiting = Waiting(1e6 * assembly.waiting_mb)
         self._seen = np.zeros(plan.expected, np.bool_)
-        self._unplaced = np.zeros(plan.expected, np.bool_)  # dropped, because placement has stopped
+        self._unplaced = np.zeros(plan.expected, np.bool_)  # dropped before they had a position
         self._gated = 0  # frames that are dropped
         self._gate_seen = 0  # frames rejected, when waiting ones were last looked through
         self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
@@ -113,8 +100,8 @@ class Scan:
                     self._gated += 1
                 elif self.placement.stopped:
                     self._unplaced[number] = True
-                else:
-                    self._waiting[number] = frame
+                elif gone := self._waiting.add(frame):
+                    self._drop(gone)
         return self._join(sorted(ready, key=lambda frame: frame.frame) if len(ready) > 1 else ready, now)
 
     def bind_samples(self, table: SampleTable, now: float) -> list[Joined]:
@@ -181,6 +168,7 @@ class Scan:
             surplus=counts["surplus"],
             misfits=counts["misfits"],
             without_position=int(unplaced.sum()),
+            dropped_for_memory=counts["dropped_for_memory"],
             without_frame=int((~self._seen[known]).sum()),
             partial_positions=counts["partial_positions"],
             surplus_samples=placement.surplus,
@@ -188,7 +176,7 @@ class Scan:
             exit_status=self.exit_status,
             reason=reason,
             gated=self._gated,
-            gated_frames=() if gate is None else ranges(gate.rejected & self._seen),
+            gated_frames=() if gate is None else ranges(gate.rejected & self._seen & ~unplaced),
             missing_frames=ranges(~self._seen),
             unplaced_frames=ranges(unplaced),
             partial_start=not self.headed and bool(self._seen.any()) and first > 0,
@@ -208,6 +196,17 @@ class Scan:
         """Received so far."""
         return self._counts["frames"]
 
+    def _drop(self, numbers: list[int]) -> None:
+        """Count frames that memory has no room for until they have a position, which they may get all the same."""
+        if not self._counts["dropped_for_memory"]:
+            _log.warning(
+                "scan %s: frames from %d on have no position, and fill the %g MB of assembly.waiting_mb: the oldest "
+                "are dropped; does the position stream arrive?",
+                *(self.uid, numbers[0], self._waiting_mb),
+            )
+        self._counts["dropped_for_memory"] += len(numbers)
+        self._unplaced[numbers] = True
+
     def _pair(self, placed: NDArray[np.int64], now: float) -> list[Joined]:
         """Join frames that waited for positions which have just been `placed`, ascending."""
         if not self._waiting:
@@ -216,7 +215,7 @@ class Scan:
         if gate is not None and gate.rejections > self._gate_seen:
             self._gate_seen = gate.rejections
             for number in [number for number in self._waiting if gate.rejected[number]]:
-                del self._waiting[number]
+                self._waiting.pop(number)
                 self._gated += 1
         if self.placement.stopped:
             self._unplaced[list(self._waiting)] = True

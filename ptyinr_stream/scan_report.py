@@ -35,6 +35,7 @@ class ScanReport:
     misfits: int
     """Dropped: of another shape or data type than the scan's first frame."""
     without_position: int
+    """Dropped: their position is not known, or came when they were gone."""
     without_frame: int
     """Positions whose frame never came."""
     partial_positions: int
@@ -52,7 +53,9 @@ class ScanReport:
     missing_frames: Ranges = ()
     """Of the expected ones, those that never came."""
     unplaced_frames: Ranges = ()
-    """That came and have no position."""
+    """Those `without_position`."""
+    dropped_for_memory: int = 0
+    """Of `without_position`, those that waited until `assembly.waiting_mb` were full."""
     partial_start: bool = False
     """Reception began in the middle of the scan: the header of its series and its first frames were never seen."""
     gate: Literal["off", "on", "given up"] = "off"

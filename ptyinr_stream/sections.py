@@ -279,6 +279,10 @@ class AssemblyConfig(Section):
     """Received and not yet joined messages; when full, ZeroMQ holds an eighth of it more a stream, then senders wait.
 
     What a PUB socket cannot send in time it drops, at its own limit."""
+    waiting_mb: float = Field(default=4000.0, gt=0)
+    """Memory for decoded frames of an open scan that wait for their positions; when full, the oldest are dropped, and
+    counted in its report. A recording still has them. 64 frames lie in one block and go only together: give room for
+    many blocks."""
     supersampling: Literal["stop", "follow", "ignore"] = "stop"
     """What to do when the samples' times contradict `samples_per_frame`: place no more frames of that scan, follow what
     they show if no frame is placed yet, or place frames all the same."""

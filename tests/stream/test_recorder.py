@@ -219,6 +219,18 @@ def test_a_recording_is_the_scan_that_it_was_live(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_scan(tmp_path / "run-a").rounded().counts[3], everything[3])
 
 
+def test_what_memory_had_no_room_for_is_in_the_recording_and_joined_later(tmp_path: Path) -> None:
+    config = configuration(tmp_path)
+    small = config.model_copy(update={"assembly": config.assembly.model_copy(update={"waiting_mb": 1e-6})})
+    life = Life(small)
+    events = scan()
+    life.feed(*sorted(events, key=lambda event: isinstance(event, PositionsArrived | RunStopped)))
+    life.end()
+    (closed,) = [output for output in life.outputs if isinstance(output, ScanClosed)]
+    assert (closed.report.paired, closed.report.dropped_for_memory) == (0, N)
+    assert read_run(tmp_path / "run-a", config).indices.tolist() == list(range(N))
+
+
 def test_any_hdf5_program_finds_all_frames_and_positions_in_the_master(tmp_path: Path) -> None:
     assert hdf5plugin  # its filter is registered
     life = Life(configuration(tmp_path))
