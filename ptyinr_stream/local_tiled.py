@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+import socket
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Self
@@ -79,6 +80,15 @@ class LocalTiled(ABC):
         """Whether only this machine reaches it."""
         address = _address(self.host)
         return address is not None and address.is_loopback
+
+    def _listener(self) -> socket.socket:
+        """A socket that listens at its address.
+
+        Raises:
+            OSError: it cannot be bound.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        return socket.create_server((self.host, self.port), family=family)
 
     @property
     def _root(self) -> str:

@@ -14,6 +14,7 @@ with a new folder, after 2.3 to 3.3 s of imports. The parent does without those,
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import select
@@ -43,6 +44,9 @@ STEADY_S = 60.0
 """A process that has lived this long was not started in vain."""
 STOP_S = 5
 """How long the process may take to end, whatever a viewer has asked of it."""
+PORT_S = 2.0 * STOP_S
+"""How long the port may be in use at the start: the process of a daemon that was killed ends a little after it."""
+PORT_POLL_S = 0.1
 CHECK_S = 1.0
 
 
@@ -66,6 +70,7 @@ class ServerProcess(LocalTiled):
         """
         self._stopping.clear()
         self._error = None
+        self._await_port()
         child = self._launch()
         self._thread = threading.Thread(target=self._supervise, args=(child,), name="tiled-process", daemon=True)
         self._thread.start()
@@ -92,6 +97,25 @@ class ServerProcess(LocalTiled):
             self._child.kill()
             self._thread.join(STOP_S)
         self._thread = None
+
+    def _await_port(self) -> None:
+        """Wait until the port is free, but not for ever: the process that is started then says what is wrong."""
+        deadline, told = time.monotonic() + PORT_S, False
+        while self.port and self._in_use() and time.monotonic() < deadline:
+            if not told:
+                logger.warning(
+                    "tiled.port: %s:%d is in use, by the server of a daemon that was killed? Waiting %g s at most",
+                    *(self.host, self.port, PORT_S),
+                )
+            told = True
+            self._stopping.wait(PORT_POLL_S)
+
+    def _in_use(self) -> bool:
+        try:
+            self._listener().close()
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+        return False
 
     def _launch(self) -> _Child:
         """Start a process and wait until it serves; there is none left if this raises."""

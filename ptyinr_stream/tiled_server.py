@@ -112,9 +112,8 @@ class EmbeddedServer(LocalTiled):
 
     def _listen(self) -> socket.socket:
         # Bound here and not by uvicorn, which would log the error and end its thread with SystemExit.
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
-            return socket.create_server((self.host, self.port), family=family)
+            return self._listener()
         except OSError as error:
             raise EndpointError(
                 f"tiled.port: {self.host}:{self.port} cannot be bound ({str(error.strerror).split(' (')[0]}): "

@@ -1,3 +1,4 @@
+import logging
 import os
 import re
 import select
@@ -192,13 +193,17 @@ def test_a_stop_while_it_is_being_started_again_leaves_no_process(tmp_path, capl
     server.check()
 
 
-def test_a_port_in_use_is_refused_and_names_the_key_to_change(tmp_path):
+def test_a_port_that_stays_in_use_is_refused_and_names_the_key_to_change(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tiled_process, "PORT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         server = ServerProcess(tmp_path, "secret", port=port)
         with pytest.raises(EndpointError, match=rf"^tiled.port: 127.0.0.1:{port} cannot be bound \(Address already"):
             server.start()
     assert server._child._process.returncode is not None
+    assert [record.message for record in caplog.records] == [
+        f"tiled.port: 127.0.0.1:{port} is in use, by the server of a daemon that was killed? Waiting 0.3 s at most"
+    ]
     server.stop()
 
 
@@ -259,7 +264,7 @@ from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.tiled_process import ServerProcess
 
 server = ServerProcess(Path(sys.argv[1]), None).start()
-print(server._child._process.pid, flush=True)
+print(server._child._process.pid, server.port, flush=True)
 signal.pause()
 """
 
@@ -267,9 +272,29 @@ signal.pause()
 def test_the_death_of_the_parent_ends_it(tmp_path):
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     with parent:
-        handle = os.pidfd_open(int(parent.stdout.readline()))
+        handle = os.pidfd_open(int(parent.stdout.readline().split()[0]))
         parent.kill()
         assert has_ended(handle)
+
+
+def test_a_daemon_that_is_started_at_once_after_a_kill_waits_for_the_port(tmp_path, caplog):
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    with parent:
+        orphan, port = map(int, parent.stdout.readline().split())
+        handle = os.pidfd_open(orphan)
+        os.kill(orphan, signal.SIGSTOP)  # it ends late
+        parent.kill()
+    asked = logging.Handler()
+    asked.emit = lambda record: os.kill(orphan, signal.SIGCONT)
+    tiled_process.logger.addHandler(asked)
+    try:
+        with ServerProcess(tmp_path, None, port=port) as server:
+            assert has_ended(handle)
+            assert (server.port, answers(server)) == (port, True)
+    finally:
+        tiled_process.logger.removeHandler(asked)
+    [said] = caplog.records
+    assert f"127.0.0.1:{port} is in use" in said.message
 
 
 def test_the_daemon_starts_the_kind_of_server_it_is_given(tmp_path):
