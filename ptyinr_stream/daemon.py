@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from typing import Any, Self
@@ -37,6 +37,7 @@ from ptyinr_stream.publishers.steering import SteeringPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
 from ptyinr_stream.recorder import Recorder, RecorderStatus
 from ptyinr_stream.recordings.folder import unfinished
+from ptyinr_stream.recordings.resumptions import Resumptions
 from ptyinr_stream.sources.files import FileSource
 from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.telemetry import Heart, Telemetry, free_gb
@@ -106,6 +107,8 @@ class Daemon:
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
         self._files: FileSource | None = None
         self._recorder: Recorder | None = None
+        self._resumptions = Resumptions()
+        self._failed = False
         self._heart = Heart(*systemd())
         self.telemetry: Telemetry | None = None
         self.engine: Engine
@@ -115,6 +118,7 @@ class Daemon:
     def start(self) -> Self:
         """Open everything, innermost first, so that the first message already finds its way."""
         with contextlib.ExitStack() as stack:
+            stack.callback(self._release)
             for publisher, name in self._make_publishers(stack):
                 thread = PublisherThread(publisher, name).start()
                 stack.callback(thread.stop, FLUSH_S)
@@ -126,13 +130,14 @@ class Daemon:
             if (folder := self._config.recordings) is not None:
                 self._recorder = Recorder(folder, self._config.recording, self._config.assembly, self._attributes())
                 stack.callback(self._recorder.close)
+                self._resumptions = Resumptions(unfinished(folder, RESUMED_WITHIN_S, self.engine.begun))
             self._intake = Intake(
                 self._config,
                 inbox,
                 self._outputs.put,
                 files=None if self._files is None else self._files.take,
                 recorder=self._recorder,
-                resumed=unfinished(folder, RESUMED_WITHIN_S, self.engine.begun) if folder is not None else (),
+                resumed=self._resumptions,
             )
             stack.callback(self._intake.stop)
             if self._files is not None:
@@ -158,17 +163,19 @@ class Daemon:
         Raises:
             StreamError: what ended one of the threads.
         """
-        while not self._stop.is_set():
-            self._heart.beat()
-            self._deliver()
-            if not self.engine.work(time.monotonic):
-                with contextlib.suppress(queue.Empty):
-                    self._take(self._outputs.get(timeout=IDLE_WAIT_S))
-            for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
-                if part is not None:
-                    part.check()
-            if observe is not None:
-                observe(self)
+        with self._noting_failure():
+            while not self._stop.is_set():
+                self._heart.beat()
+                self._deliver()
+                if not self.engine.work(time.monotonic):
+                    with contextlib.suppress(queue.Empty):
+                        self._take(self._outputs.get(timeout=IDLE_WAIT_S))
+                self._resumptions.finished({status.uid for status in self.engine.history})
+                for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
+                    if part is not None:
+                        part.check()
+                if observe is not None:
+                    observe(self)
 
     def stop(self) -> None:
         """End `run` after the step in progress; may be called from anywhere, a signal handler too."""
@@ -196,7 +203,11 @@ class Daemon:
         return DaemonStatus(
             scan=self.engine.status,
             streams=[receiver.status() for receiver in self._receivers],
-            counts={**(self._intake.counts if self._intake else {}), **self._file_counts()},
+            counts={
+                **(self._intake.counts if self._intake else {}),
+                **self._file_counts(),
+                "scans.left_alone": self._resumptions.left_alone,
+            },
             publishers=[publisher.status for publisher in self._publishers],
             intake=self._intake.status() if self._intake else {},
             recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
@@ -212,8 +223,22 @@ class Daemon:
         return {f"files.{kind}": number for kind, number in counts.items()}
 
     def _finish(self) -> None:
-        self._deliver()
-        self.engine.stop(time.monotonic())
+        with self._noting_failure():
+            self._deliver()
+            self.engine.stop(time.monotonic())
+
+    @contextlib.contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """What ends this life by an error counts for the scans that it went on with; a stop does not."""
+        try:
+            yield
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _release(self) -> None:
+        if not self._failed:
+            self._resumptions.stopped()
 
     def _deliver(self) -> None:
         with contextlib.suppress(queue.Empty):

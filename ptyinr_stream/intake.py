@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Intake:
         clock: Callable[[], float] = time.monotonic,
         files: Callable[[Event | FramesMissing], bool] | None = None,
         recorder: Recorder | None = None,
-        resumed: Sequence[Recording] = (),
+        resumed: Iterable[Recording] = (),
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver

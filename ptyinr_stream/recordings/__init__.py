@@ -5,6 +5,7 @@
         000-series-7.h5     the frames of detector series 7, bytes as they came
         001-...             the same of the daemon's next life, if it died during the scan
         recording.h5        the master: all frames as one virtual dataset, the state, documents and positions by name
+        attempts            while a life goes on with it, and after it was killed: how many have, see `resumptions`
 
 The segments are the recording. Each is an HDF5 file in SWMR mode, which has three consequences (measured, HDF5 2.0):
 what was flushed before its writer was killed can be read, with `swmr=True` only; a killed one can never be opened for

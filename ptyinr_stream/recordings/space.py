@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import shutil
 import time
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from ptyinr_stream.config import RecordingConfig
@@ -64,11 +66,17 @@ class Space:
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
+    return sum(file.st_size for file in _files(folder))
 
 
 def _is_over(folder: Path) -> bool:
     standing = read_standing(folder)
     if standing is not None and standing.state in ("complete", "incomplete"):
         return True
-    return time.time() - max(file.stat().st_mtime for file in folder.iterdir()) > _FORGOTTEN_S
+    return time.time() - max(file.st_mtime for file in _files(folder)) > _FORGOTTEN_S
+
+
+def _files(folder: Path) -> Iterator[os.stat_result]:
+    for file in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # what `resumptions` keeps there goes when a scan is finished
+            yield file.stat()

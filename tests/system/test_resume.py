@@ -23,6 +23,7 @@ from tiled.client import from_uri
 from ptyinr_stream.events import FrameArrived
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.recordings.folder import Recording
+from ptyinr_stream.recordings.resumptions import attempts
 from ptyinr_stream.replay import Endpoints, Replay, ReplayReport
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
@@ -123,6 +124,7 @@ def check(folder: Path, port: int, sent: ReplayReport, killed_at: int) -> dict[s
     assert holes <= set(range(killed_at - 15, killed_at + 1))
     assert [path.name for path in results.glob(f"{UID}*")] == [UID]
     assert not list((results / "checkpoints").iterdir())
+    assert attempts(results / "recordings" / UID) == 0
     with closing((client := from_uri(f"http://127.0.0.1:{port}/api/v1")).context.http_client):
         runs = client["processed/ptyinr"]
         assert list(runs) == [UID]
