@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +40,7 @@ class Waiting:
     def __init__(self, most_bytes: float) -> None:
         self._most_bytes = most_bytes
         self._frames: OrderedDict[int, Frame] = OrderedDict()
-        self._users: Counter[int] = Counter()  # of memory, by the id of the array that owns it
+        self._users: dict[int, int] = {}  # of memory, by the id of the array that owns it
         self.nbytes = 0
         """Of memory that they keep."""
 
@@ -57,11 +57,12 @@ class Waiting:
         """Let a frame wait that does not wait yet; give the numbers of those that had to go for it."""
         self._frames[frame.frame] = frame
         for owner in _owners(frame):
-            if not self._users[id(owner)]:
+            users = self._users.get(id(owner), 0)
+            self._users[id(owner)] = users + 1
+            if not users:
                 self.nbytes += owner.nbytes
-            self._users[id(owner)] += 1
         gone: list[int] = []
-        while self._frames and self.nbytes > self._most_bytes:
+        while self.nbytes > self._most_bytes and self._frames:
             gone.append(self.pop(next(iter(self._frames))).frame)
         return gone
 
@@ -73,9 +74,10 @@ class Waiting:
         """
         frame = self._frames.pop(number)
         for owner in _owners(frame):
-            self._users[id(owner)] -= 1
-            if not self._users[id(owner)]:
-                del self._users[id(owner)]
+            users = self._users.pop(id(owner)) - 1
+            if users:
+                self._users[id(owner)] = users
+            else:
                 self.nbytes -= owner.nbytes
         return frame
 
@@ -86,8 +88,10 @@ class Waiting:
         self.nbytes = 0
 
 
-def _owners(frame: Frame) -> list[NDArray[Any]]:
+def _owners(frame: Frame) -> tuple[NDArray[Any], ...]:
     """The arrays whose memory a frame lies in: one where counts and mask lie in one block."""
-    arrays = (frame.counts,) if frame.mask is None else (frame.counts, frame.mask)
-    owners = [array.base if isinstance(array.base, np.ndarray) else array for array in arrays]
-    return owners[:1] if owners[-1] is owners[0] else owners
+    base = frame.counts.base
+    owner = base if isinstance(base, np.ndarray) else frame.counts
+    if frame.mask is None or frame.mask.base is owner:
+        return (owner,)
+    return owner, frame.mask.base if isinstance(frame.mask.base, np.ndarray) else frame.mask
