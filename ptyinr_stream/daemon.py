@@ -170,7 +170,7 @@ class Daemon:
                 if not self.engine.work(time.monotonic):
                     with contextlib.suppress(queue.Empty):
                         self._take(self._outputs.get(timeout=IDLE_WAIT_S))
-                self._resumptions.finished({status.uid for status in self.engine.history})
+                self._resumptions.finished(status.uid for status in self.engine.history)
                 for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
                     if part is not None:
                         part.check()

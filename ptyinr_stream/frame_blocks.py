@@ -11,6 +11,7 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -90,17 +91,18 @@ def stacked(frames: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 def _breaks(frames: Sequence[NDArray[Any]]) -> list[int]:
     """Where a frame does not lie behind the one before it in the same block."""
-    block, form = frames[0].base, (frames[0].shape, frames[0].dtype)
-    begun, at = isinstance(block, np.ndarray) and isinstance(block.base, _Lease), _address(frames[0])
-    breaks = []
-    for number, frame in enumerate(frames[1:], 1):
-        at += frame.nbytes
-        there = _address(frame)
-        if not begun or there != at or frame.base is not block or (frame.shape, frame.dtype) != form:
-            block, at = frame.base, there
-            begun = isinstance(block, np.ndarray) and isinstance(block.base, _Lease)
-            breaks.append(number)
-    return breaks
+    addresses = [_address(frame) for frame in frames]
+    return [
+        number
+        for number, (one, other) in enumerate(pairwise(frames), 1)
+        if addresses[number] != addresses[number - 1] + one.nbytes or not _same_block(one, other)
+    ]
+
+
+def _same_block(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    block = one.base
+    leased = isinstance(block, np.ndarray) and isinstance(block.base, _Lease)
+    return leased and other.base is block and (other.shape, other.dtype) == (one.shape, one.dtype)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -66,7 +66,6 @@ class Scan:
         self.headed = False
         """Whether the header of its series has been seen."""
         self.frame_starts_s: Mapping[int, float] = {}
-        self._waiting_mb = assembly.waiting_mb
         self._waiting = Waiting(1e6 * assembly.waiting_mb)
         self._seen = np.zeros(plan.expected, np.bool_)
         self._unplaced = np.zeros(plan.expected, np.bool_)  # dropped before they had a position
@@ -202,7 +201,7 @@ class Scan:
             _log.warning(
                 "scan %s: frames from %d on have no position, and fill the %g MB of assembly.waiting_mb: the oldest "
                 "are dropped; does the position stream arrive?",
-                *(self.uid, numbers[0], self._waiting_mb),
+                *(self.uid, numbers[0], 1e-6 * self._waiting.most_bytes),
             )
         self._counts["dropped_for_memory"] += len(numbers)
         self._unplaced[numbers] = True

@@ -38,7 +38,7 @@ class Waiting:
     """
 
     def __init__(self, most_bytes: float) -> None:
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._users: dict[int, int] = {}  # of memory, by the id of the array that owns it
         self.nbytes = 0
@@ -62,7 +62,7 @@ class Waiting:
             if not users:
                 self.nbytes += owner.nbytes
         gone: list[int] = []
-        while self.nbytes > self._most_bytes and self._frames:
+        while self.nbytes > self.most_bytes and self._frames:
             gone.append(self.pop(next(iter(self._frames))).frame)
         return gone
 

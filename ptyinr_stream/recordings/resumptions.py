@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .folder import Recording
@@ -54,11 +54,12 @@ class Resumptions:
             _note(recording.folder, before + 1)
             yield recording
 
-    def finished(self, uids: Collection[str]) -> None:
-        """Forget the attempts of scans that are over."""
-        for uid in [uid for uid in list(self._before) if uid in uids]:  # the iterating thread adds to it
-            folder, _ = self._before.pop(uid)
-            _note(folder, 0)
+    def finished(self, uids: Iterable[str]) -> None:
+        """Forget the attempts of scans that are over; `uids` are not looked at where there are none."""
+        if self._before:
+            for uid in set(uids).intersection(list(self._before)):  # the iterating thread adds to it
+                folder, _ = self._before.pop(uid)
+                _note(folder, 0)
 
     def stopped(self) -> None:
         """Take this life back from those that count: it has been stopped, and nothing was wrong with it."""

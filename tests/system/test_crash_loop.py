@@ -7,39 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from daemons import configuration
 
 from ptyinr_stream.assembler import Output, ScanOpened
-from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.daemon import Daemon
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.errors import DeviceError
 from ptyinr_stream.events import RunStarted
 from ptyinr_stream.recordings.resumptions import MOST, attempts
 from ptyinr_stream.recordings.run import RunWriter
-from ptyinr_stream.replay import HXN_ENCODERS
 
 pytestmark = pytest.mark.system
 
 UID = "cut"
-
-
-def configuration(folder: Path) -> Config:
-    stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
-    return parse_config(
-        {
-            "streams": {
-                "documents": {**stream, "wire": "bluesky"},
-                "frames": {**stream, "wire": "eiger_v1", "socket": "pull"},
-                "positions": {**stream, "wire": "panda"},
-            },
-            "geometry": {"detector_pixel_um": 75.0},
-            "positions": HXN_ENCODERS.model_dump(),
-            "training": {"device": "cpu"},
-            "tiled": {"folder": folder / "tiled", "port": 0},
-            "output": {"folder": folder / "results"},
-            "recording": {"free_gb": 0.0},
-        }
-    )
 
 
 @pytest.fixture
@@ -66,7 +46,7 @@ def test_a_daemon_is_ended_three_times_by_a_scan_and_then_leaves_it_alone(
 
     monkeypatch.setattr(Engine, "take", take)
     for life in range(MOST):
-        with Daemon(configuration(tmp_path)) as daemon:
+        with Daemon(configuration(tmp_path, recording={"free_gb": 0.0})) as daemon:
             assert daemon.status.counts["scans.left_alone"] == 0
             with pytest.raises(DeviceError):
                 daemon.run()
@@ -74,7 +54,7 @@ def test_a_daemon_is_ended_three_times_by_a_scan_and_then_leaves_it_alone(
     opened = [output.uid for output in taken if isinstance(output, ScanOpened)]
     assert opened == [UID] * MOST
     taken.clear()
-    with Daemon(configuration(tmp_path)) as daemon:
+    with Daemon(configuration(tmp_path, recording={"free_gb": 0.0})) as daemon:
         assert daemon.status.counts["scans.left_alone"] == 1
         daemon.stop()
         daemon.run()
@@ -96,7 +76,7 @@ def test_a_daemon_that_is_stopped_while_it_goes_on_with_a_scan_goes_on_with_it_n
     monkeypatch.setattr(Engine, "take", noticed)
     for _ in range(MOST + 1):
         resumed.clear()
-        with Daemon(configuration(tmp_path)) as daemon:
+        with Daemon(configuration(tmp_path, recording={"free_gb": 0.0})) as daemon:
             daemon.run(lambda daemon: daemon.stop() if resumed.is_set() else None)
             assert attempts(recording) == 1
             assert daemon.status.counts["scans.left_alone"] == 0

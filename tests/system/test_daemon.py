@@ -18,10 +18,10 @@ import httpx
 import numpy as np
 import pytest
 import zmq
+from daemons import configuration
 from tiled.client import from_uri
 
 from ptyinr_stream.assembler import Assembler
-from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.daemon import IDLE_WAIT_S, Daemon
 from ptyinr_stream.errors import ConfigError, EndpointError
 from ptyinr_stream.formats import RecordedScan
@@ -41,23 +41,6 @@ pytestmark = pytest.mark.system
 
 LONG_S = 60.0
 SERIES = 77
-
-
-def configuration(folder: Path, *, training: dict[str, Any] | None = None, **sections: Any) -> Config:
-    stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
-    values = {
-        "streams": {
-            "documents": {**stream, "wire": "bluesky", "prefix": "hxn"},
-            "frames": {**stream, "wire": "eiger_v1", "socket": "pull"},
-            "positions": {**stream, "wire": "panda"},
-        },
-        "geometry": {"detector_pixel_um": 75.0},
-        "positions": HXN_ENCODERS.model_dump(),
-        "training": {"device": "cpu", "refine_s": 0.5, "snapshot_s": 0.2, **(training or {})},
-        "tiled": {"folder": folder / "tiled", "port": 0},
-        "output": {"folder": folder / "results"},
-    }
-    return parse_config({**values, **sections})
 
 
 @pytest.fixture

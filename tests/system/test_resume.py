@@ -153,6 +153,7 @@ def run(folder: Path, scan: RecordedScan, at: int, training: str, ripe: Callable
         sent = replay.run(UID)
         daemon.await_((folder / "results" / UID / "report.json").exists)
         daemon.await_(lambda: said(port, "complete"))
+        daemon.await_(lambda: attempts(folder / "results" / "recordings" / UID) == 0)  # goes when publishers know
         assert daemon.lives == 2
         return check(folder, port, sent, at)
 

@@ -13,16 +13,15 @@ from contextlib import contextmanager
 import httpx
 import numpy as np
 import pytest
+from daemons import configuration
 from tiled.client import from_uri
 
 from ptyinr.types import Snapshot
 from ptyinr_stream import tiled_process
-from ptyinr_stream.config import parse_config
 from ptyinr_stream.daemon import Daemon
 from ptyinr_stream.errors import ConfigError, EndpointError
 from ptyinr_stream.publishers.base import PublisherThread, ScanRecord
 from ptyinr_stream.publishers.tiled import TiledPublisher
-from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.tiled_process import ServerProcess
 
 pytestmark = pytest.mark.system
@@ -298,21 +297,7 @@ def test_a_daemon_that_is_started_at_once_after_a_kill_waits_for_the_port(tmp_pa
 
 
 def test_the_daemon_starts_the_kind_of_server_it_is_given(tmp_path):
-    stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
-    config = parse_config(
-        {
-            "streams": {
-                "documents": {**stream, "wire": "bluesky"},
-                "frames": {**stream, "wire": "eiger_v1", "socket": "pull"},
-                "positions": {**stream, "wire": "panda"},
-            },
-            "geometry": {"detector_pixel_um": 75.0},
-            "positions": HXN_ENCODERS.model_dump(),
-            "tiled": {"folder": tmp_path, "port": 0},
-        },
-        "test",
-    )
-    with Daemon(config, embedded=ServerProcess) as daemon:
+    with Daemon(configuration(tmp_path), embedded=ServerProcess) as daemon:
         assert isinstance(daemon.server, ServerProcess)
         with connected(daemon.server) as client:
             assert PATH.split("/", maxsplit=1)[0] in client
