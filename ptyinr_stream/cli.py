@@ -82,10 +82,11 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
     _log_to_terminal(verbose, lines=True)
     from ptyinr_stream.config import load_config
     from ptyinr_stream.daemon import Daemon
+    from ptyinr_stream.reception_process import ReceptionProcess
     from ptyinr_stream.terminal import say, stop_on_signals
     from ptyinr_stream.tiled_process import ServerProcess
 
-    daemon = Daemon(load_config(config), embedded=ServerProcess)
+    daemon = Daemon(load_config(config), embedded=ServerProcess, reception=ReceptionProcess)
     stop_on_signals(daemon)
     with daemon:
         for road, endpoint in daemon.endpoints.items():

@@ -1,9 +1,10 @@
-"""The daemon: receivers, intake, engine and publishers put together, and the loop of the main thread.
+"""The daemon: reception, engine and publishers put together, and the loop of the main thread.
 
-    documents, frames, positions -> inbox -> intake -> engine -> publishers
-       a thread each                one thread   this     a thread each
+    documents, frames, positions -> reception -> engine -> publishers
+                                    threads,     this     a thread each
+                                    or a process
 
-Whatever ends a thread ends the daemon: `run` raises it. What a publisher cannot deliver ends nothing.
+Whatever ends the reception or a thread ends the daemon: `run` raises it. What a publisher cannot deliver ends nothing.
 """
 
 from __future__ import annotations
@@ -15,38 +16,32 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from typing import Any, Self
 
 import httpx
 import numpy as np
 
-from ptyinr_stream.assembler import Output
-from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError, PublishError
-from ptyinr_stream.intake import Intake
 from ptyinr_stream.local_tiled import LocalTiled
+from ptyinr_stream.outputs import Output
 from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.base import Publisher, PublisherStatus, PublisherThread
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.steering import SteeringPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
-from ptyinr_stream.recorder import Recorder, RecorderStatus
-from ptyinr_stream.recordings.folder import unfinished
-from ptyinr_stream.recordings.resumptions import Resumptions
-from ptyinr_stream.sources.files import FileSource
-from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.reception import Reception, ReceptionStatus
+from ptyinr_stream.reception_process import ReceptionProcess
+from ptyinr_stream.recordings.resumptions import Attempts
 from ptyinr_stream.telemetry import Heart, Telemetry, free_gb
 from ptyinr_stream.trace import Trace
 
 _log = logging.getLogger(__name__)
 
-RESUMED_WITHIN_S = 86400.0
-"""Since a scan was cut off: a daemon that is restarted later leaves it to `reconstruct`."""
 IDLE_WAIT_S = 0.2
 """How long the loop waits for a delivery when there is nothing to train; errors of threads are seen as soon."""
 FLUSH_S = 30.0
@@ -54,17 +49,11 @@ FLUSH_S = 30.0
 
 
 @dataclass(frozen=True)
-class DaemonStatus:
+class DaemonStatus(ReceptionStatus):
     """How everything stands, for the terminal and for tests."""
 
-    scan: ScanStatus | None
-    streams: list[dict[str, Any]]
-    counts: dict[str, int]
-    """Messages that were passed over or joined, by kind."""
-    publishers: list[PublisherStatus]
-    intake: dict[str, Any] = field(default_factory=dict)
-    """Open scans, what the inbox holds, and the latency of pairs: see `Intake.status`."""
-    recorder: RecorderStatus = field(default_factory=lambda: RecorderStatus("off"))
+    scan: ScanStatus | None = None
+    publishers: list[PublisherStatus] = field(default_factory=list)
     disk_free_gb: float | None = None
     """Of the disk that results and recordings go to."""
     silent_s: float = 0.0
@@ -83,16 +72,22 @@ class Daemon:
     Args:
         config: the whole configuration.
         embedded: the kind of Tiled server to start where the configuration names none; by default one in a thread.
+        reception: the kind of reception; by default threads of this process.
 
     Raises:
         ConfigError: a key, a device or a probe file is wrong.
-        EndpointError: an address is in use.
+        EndpointError: an address is in use, or another daemon records into the same folder.
         PublishError: the Tiled server refuses the key or the access tags.
     """
 
-    def __init__(self, config: Config, embedded: type[LocalTiled] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        embedded: type[LocalTiled] | None = None,
+        reception: type[Reception | ReceptionProcess] = Reception,
+    ) -> None:
         self._config = config
-        self._embedded = embedded
+        self._embedded, self._receive = embedded, reception
         self._device = choose_device(config.training.device)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
@@ -100,14 +95,11 @@ class Daemon:
         self._outputs: queue.Queue[Output] = queue.Queue()
         self._stop = threading.Event()
         self._cleanup = contextlib.ExitStack()
-        self._receivers: list[Receiver] = []
         self._publishers: list[PublisherThread] = []
-        self._intake: Intake | None = None
+        self._reception: Reception | ReceptionProcess | None = None
         output = config.output
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
-        self._files: FileSource | None = None
-        self._recorder: Recorder | None = None
-        self._resumptions = Resumptions()
+        self._attempts = Attempts()
         self._failed = False
         self._heart = Heart(*systemd())
         self.telemetry: Telemetry | None = None
@@ -125,30 +117,10 @@ class Daemon:
                 self._publishers.append(thread)
             self.engine = Engine(self._config, self._publishers, device=self._device, probe=self._probe)
             stack.callback(self._finish)
-            inbox = Inbox(int(1e6 * self._config.assembly.inbox_mb))
-            self._files = FileSource(self._config, inbox) if self._config.reads_files else None
-            if (folder := self._config.recordings) is not None:
-                self._recorder = Recorder(folder, self._config.recording, self._config.assembly, self._attributes())
-                stack.callback(self._recorder.close)
-                self._resumptions = Resumptions(unfinished(folder, RESUMED_WITHIN_S, self.engine.begun))
-            self._intake = Intake(
-                self._config,
-                inbox,
-                self._outputs.put,
-                files=None if self._files is None else self._files.take,
-                recorder=self._recorder,
-                resumed=self._resumptions,
+            self._reception = self._receive(
+                self._config, self._attributes(), self.engine.begun, self._outputs.put, self._attempts.begun
             )
-            stack.callback(self._intake.stop)
-            if self._files is not None:
-                stack.callback(self._files.stop)
-            streams = self._config.streams
-            for road in ("documents", "frames", "positions"):
-                if getattr(streams, road) is None:
-                    continue  # from files
-                receiver = Receiver(road, getattr(streams, road), inbox)
-                stack.callback(receiver.stop)
-                self._receivers.append(receiver)
+            stack.callback(self._end_reception, self._reception)
             where = self._config.telemetry
             if where.port is not None:
                 self.telemetry = Telemetry(self._told, where.host, where.port).start()
@@ -170,8 +142,8 @@ class Daemon:
                 if not self.engine.work(time.monotonic):
                     with contextlib.suppress(queue.Empty):
                         self._take(self._outputs.get(timeout=IDLE_WAIT_S))
-                self._resumptions.finished(status.uid for status in self.engine.history)
-                for part in (*self._receivers, *self._publishers, self._files, self._intake, self.server):
+                self._attempts.finished(status.uid for status in self.engine.history)
+                for part in (self._reception, *self._publishers, self.server):
                     if part is not None:
                         part.check()
                 if observe is not None:
@@ -195,22 +167,16 @@ class Daemon:
     @property
     def endpoints(self) -> dict[str, str]:
         """The real address of each road: port 0 in the configuration is replaced by the port it became."""
-        return {receiver.road: receiver.endpoint for receiver in self._receivers}
+        return self._reception.endpoints if self._reception else {}
 
     @property
     def status(self) -> DaemonStatus:
         """A copy of everything that is counted."""
+        received = self._reception.status if self._reception else ReceptionStatus()
         return DaemonStatus(
+            **{name.name: getattr(received, name.name) for name in fields(received)},
             scan=self.engine.status,
-            streams=[receiver.status() for receiver in self._receivers],
-            counts={
-                **(self._intake.counts if self._intake else {}),
-                **self._file_counts(),
-                "scans.left_alone": self._resumptions.left_alone,
-            },
             publishers=[publisher.status for publisher in self._publishers],
-            intake=self._intake.status() if self._intake else {},
-            recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
             disk_free_gb=free_gb(self._config.output.folder),
             silent_s=self._heart.silent_s,
         )
@@ -218,9 +184,9 @@ class Daemon:
     def _told(self) -> dict[str, Any]:
         return self.status.plain()
 
-    def _file_counts(self) -> dict[str, int]:
-        counts = dict(self._files.counts) if self._files else {}
-        return {f"files.{kind}": number for kind, number in counts.items()}
+    def _end_reception(self, reception: Reception | ReceptionProcess) -> None:
+        """End it; where this life fails and another is to come, what arrives between them is recorded all the same."""
+        (reception.leave if self._failed else reception.stop)()
 
     def _finish(self) -> None:
         with self._noting_failure():
@@ -238,7 +204,7 @@ class Daemon:
 
     def _release(self) -> None:
         if not self._failed:
-            self._resumptions.stopped()
+            self._attempts.stopped()
 
     def _deliver(self) -> None:
         with contextlib.suppress(queue.Empty):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, cast
 
@@ -29,13 +29,28 @@ class _Lease:
     """Memory on loan: numpy holds it while there is any view of the array made from it."""
 
     def __init__(self, memory: NDArray[np.uint8]) -> None:
+        self.memory = memory
         self.__array_interface__ = memory.__array_interface__
 
 
-class FrameBlocks:
-    """Gives places for frames, one after the other; a block returns when nobody holds a view of it any more."""
+Memory = Callable[[int], NDArray[np.uint8]]
+"""Gives so many bytes, with anything in them; they are given back when nobody holds them any more."""
 
-    def __init__(self) -> None:
+
+def own_memory(size: int) -> NDArray[np.uint8]:
+    """Memory of this process alone."""
+    return np.empty(size, np.uint8)
+
+
+class FrameBlocks:
+    """Gives places for frames, one after the other; a block returns when nobody holds a view of it any more.
+
+    Args:
+        memory: of the blocks.
+    """
+
+    def __init__(self, memory: Memory = own_memory) -> None:
+        self._memory = memory
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=_FREE_BLOCKS)
         self._size = 0
         self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
@@ -56,7 +71,7 @@ class FrameBlocks:
         size = masks_at + FRAMES * math.prod(shape)
         if size != self._size:  # hardly ever
             self._size, self._free = size, deque(maxlen=_FREE_BLOCKS)
-        memory = self._free.pop() if self._free else np.empty(size, np.uint8)
+        memory = self._free.pop() if self._free else self._memory(size)
         lease = _Lease(memory)
         weakref.finalize(lease, self._free.append, memory).atexit = False
         block = np.asarray(lease)
@@ -87,6 +102,14 @@ def stacked(frames: Sequence[NDArray[Any]]) -> NDArray[Any]:
         return np.stack(frames)
     block = cast(NDArray[np.uint8], first.base)
     return np.ndarray(several, first.dtype, block, _address(first) - _address(block))
+
+
+def block_of(array: NDArray[Any]) -> tuple[NDArray[np.uint8], int] | None:
+    """The memory of the block in which a contiguous array lies, and at which byte; None where it lies in none."""
+    block = array.base
+    if not isinstance(block, np.ndarray) or not isinstance(block.base, _Lease) or not array.flags.c_contiguous:
+        return None
+    return block.base.memory, _address(array) - _address(block)
 
 
 def _breaks(frames: Sequence[NDArray[Any]]) -> list[int]:

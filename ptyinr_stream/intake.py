@@ -20,6 +20,7 @@ from ptyinr_stream.assembler import Joined, Output, ScanOpened
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.events import Event, FramesMissing
+from ptyinr_stream.frame_blocks import Memory, own_memory
 from ptyinr_stream.joining import Joining
 from ptyinr_stream.recorder import Recorder
 from ptyinr_stream.recordings.folder import Recording
@@ -44,6 +45,7 @@ class Intake:
             that comes back through the inbox, as `Message.events`, when it has been read.
         recorder: of every event, as it came; None records nothing.
         resumed: recordings of scans that an earlier life of the daemon has not finished, oldest first; they go on.
+        memory: of decoded frames.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
@@ -58,6 +60,7 @@ class Intake:
         files: Callable[[Event | FramesMissing], bool] | None = None,
         recorder: Recorder | None = None,
         resumed: Iterable[Recording] = (),
+        memory: Memory = own_memory,
     ) -> None:
         self._inbox = inbox
         self._deliver = deliver
@@ -65,7 +68,7 @@ class Intake:
         self._files = files
         self._recorder = recorder
         self._resumed = resumed
-        self._joining = Joining(config)
+        self._joining = Joining(config, memory)
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
             if (stream := getattr(config.streams, road)) is not None:

@@ -13,7 +13,7 @@ from ptyinr_stream.calibration import Calibration
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import GeometryError, WireError
 from ptyinr_stream.events import Event, FrameArrived, FrameFound, RunStopped
-from ptyinr_stream.frame_blocks import FrameBlocks
+from ptyinr_stream.frame_blocks import FrameBlocks, Memory, own_memory
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.wire.codecs import decode
 
@@ -26,17 +26,21 @@ FIRST_SERIES_OF_FILES = 2**32
 class Joining:
     """Turns events into what the assembler makes of them.
 
+    Args:
+        config: frame conventions, positions and assembly.
+        memory: of decoded frames.
+
     Raises:
         ConfigError: the mask file cannot be read.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, memory: Memory = own_memory) -> None:
         self._of_stream = Calibration(config.frames)
         self._of_files = Calibration(config.files.frames or config.frames)
         # A stream and a file of one detector may lie differently; if they do not, they share the beam's centre.
         self._alike = config.files.frames is None
         self.assembler = Assembler(config.positions, config.joining)
-        self._blocks = FrameBlocks()
+        self._blocks = FrameBlocks(memory)
         self.unusable: Counter[str] = Counter()
         """Images that could not be decoded or cropped, by kind."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .folder import Recording
@@ -22,19 +23,33 @@ MOST = 3
 ATTEMPTS = "attempts"
 
 
+@dataclass(frozen=True)
+class Resumption:
+    """A scan that this life goes on with."""
+
+    uid: str
+    folder: Path
+    """Of its recording."""
+    before: int
+    """Attempts of earlier lives."""
+
+
 class Resumptions:
     """Recordings to go on with, oldest first: each counts from the moment it is iterated to.
 
     Args:
         recordings: of scans that an earlier life has not finished. They are closed by whoever iterates, but for those
             that are left alone.
+        begun: is told of each that is iterated to.
     """
 
-    def __init__(self, recordings: Sequence[Recording] = ()) -> None:
+    def __init__(
+        self, recordings: Sequence[Recording] = (), begun: Callable[[Resumption], None] = lambda _: None
+    ) -> None:
         self.left_alone = 0
         """Recordings."""
+        self._begun = begun
         self._chosen: list[Recording] = []
-        self._before: dict[str, tuple[Path, int]] = {}  # folder and earlier attempts of those that are not over, by uid
         for recording in recordings:
             if attempts(recording.folder) < MOST:
                 self._chosen.append(recording)
@@ -49,22 +64,33 @@ class Resumptions:
 
     def __iter__(self) -> Iterator[Recording]:
         for recording in self._chosen:
-            before = attempts(recording.folder)
-            self._before[recording.uid] = recording.folder, before
-            _note(recording.folder, before + 1)
+            resumption = Resumption(recording.uid, recording.folder, attempts(recording.folder))
+            self._begun(resumption)
+            _note(resumption.folder, resumption.before + 1)
             yield recording
+
+
+class Attempts:
+    """What becomes of the scans that this life goes on with: takes back from their attempts what ended well."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Resumption] = {}  # by uid
+
+    def begun(self, resumption: Resumption) -> None:
+        """A scan is gone on with; may be called from another thread."""
+        self._open[resumption.uid] = resumption
 
     def finished(self, uids: Iterable[str]) -> None:
         """Forget the attempts of scans that are over; `uids` are not looked at where there are none."""
-        if self._before:
-            for uid in set(uids).intersection(list(self._before)):  # the iterating thread adds to it
-                folder, _ = self._before.pop(uid)
-                _note(folder, 0)
+        if self._open:
+            for uid in set(uids).intersection(list(self._open)):
+                _note(self._open.pop(uid).folder, 0)
 
     def stopped(self) -> None:
         """Take this life back from those that count: it has been stopped, and nothing was wrong with it."""
-        while self._before:
-            _note(*self._before.popitem()[1])
+        while self._open:
+            _, resumption = self._open.popitem()
+            _note(resumption.folder, resumption.before)
 
 
 def attempts(folder: Path) -> int:

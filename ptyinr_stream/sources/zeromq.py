@@ -177,7 +177,9 @@ class Receiver:
                 self._peers.note(recv_monitor_message(self._monitor), time.monotonic())
                 if not before or not self._peers.ready:
                     self._heard = False
-            if self._control in ready or (self._socket in ready and not self._take()):
+            stopped = self._control in ready
+            # What has come before it was stopped is taken: the sender believes it has arrived.
+            if (stopped or self._socket in ready) and (not self._take() or stopped):
                 return
             self._tell()
             self._control.poll(_REST_MS)

@@ -35,14 +35,13 @@ import zmq
 from scans import head, row
 from step_cost import trainer_of
 
-from ptyinr_stream.assembler import Joined, Output, ScanClosed
-from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.events import EncodedImage
-from ptyinr_stream.intake import Intake
+from ptyinr_stream.outputs import Joined, Output, ScanClosed
+from ptyinr_stream.reception import Reception
+from ptyinr_stream.reception_process import ReceptionProcess
 from ptyinr_stream.replay import HXN_ENCODERS
 from ptyinr_stream.replay.messages import document_message, encoder_counts, json_message, position_messages
-from ptyinr_stream.sources.zeromq import Receiver
 from ptyinr_stream.wire.codecs import decode, encode
 
 SERIES = 7
@@ -137,37 +136,26 @@ def send(chosen: argparse.Namespace, endpoints: dict[str, str], answer: Connecti
     context.destroy(linger=600_000)
 
 
-class Watched(Inbox):
-    """An inbox that remembers when the message in work was received."""
-
-    received = 0.0
-
-    def get(self, timeout: float | None = None) -> Message | None:
-        message = super().get(timeout)
-        if message is not None:
-            self.received = message.received
-        return message
-
-
 class Consumer:
-    """Notes when frames are delivered and what memory the process holds, and drops them."""
+    """Notes when frames are delivered and what memory the processes hold, and drops them."""
 
-    def __init__(self, frames: int, inbox: Watched) -> None:
+    def __init__(self, frames: int) -> None:
         self.received, self.delivered = np.full(frames, np.nan), np.full(frames, np.nan)
+        self.processes = [os.getpid()]
         self.closed = threading.Event()
         self.report: Any = None
         self.last = 0.0
         self.memory_mb: list[float] = []
-        self._inbox, self._joined = inbox, 0
+        self._joined = 0
 
     def __call__(self, output: Output) -> None:
         if isinstance(output, Joined):
             indices = output.batch.indices
             self.last = time.monotonic()
-            self.received[indices], self.delivered[indices] = self._inbox.received, self.last
+            self.received[indices], self.delivered[indices] = output.at, self.last
             self._joined += len(indices)
             if self._joined >= len(self.delivered) * (len(self.memory_mb) + 1) / 4:
-                self.memory_mb.append(memory_mb())
+                self.memory_mb.append(sum(map(memory_mb, self.processes)))
         elif isinstance(output, ScanClosed):
             self.report = output.report
             self.closed.set()
@@ -187,14 +175,24 @@ def configuration(chosen: argparse.Namespace) -> Config:
             "geometry": {"detector_pixel_um": 75.0},
             "frames": {"orientation": chosen.orientation, "window": [chosen.window, chosen.window]},
             "positions": HXN_ENCODERS.model_dump(),
+            "recording": {"enabled": False},
         }
     )
 
 
-def memory_mb() -> float:
-    """Resident memory of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+def memory_mb(pid: int) -> float:
+    """Of a process, without what it shares with others, and with the shared memory that it made."""
+    return sum(
+        int(line.split()[1]) / 1e3
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        if line.startswith(("RssAnon:", "RssShmem:") if pid != os.getpid() else "RssAnon:")
+    )
+
+
+def seconds_of(pid: int) -> float:
+    """Of the processor, that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def bare_decoding_ms(chosen: argparse.Namespace) -> float:
@@ -214,20 +212,20 @@ def measure(chosen: argparse.Namespace) -> list[float]:
     bare_ms = bare_decoding_ms(chosen)
     trainer = trainer_of(256, "cpu") if chosen.train else None
     config = configuration(chosen)
-    inbox = Watched(int(1e6 * config.assembly.inbox_mb))
-    consumer = Consumer(chosen.frames, inbox)
-    intake = Intake(config, inbox, consumer)
-    receivers = [Receiver(road, getattr(config.streams, road), inbox) for road in ("documents", "frames", "positions")]
+    consumer = Consumer(chosen.frames)
+    reception = (Reception if chosen.threads_only else ReceptionProcess)(config, {}, (), consumer, lambda _: None)
+    if isinstance(reception, ReceptionProcess):
+        consumer.processes.append(reception.pid)
     spawn = multiprocessing.get_context("spawn")
     answer, theirs = spawn.Pipe()
-    endpoints = {receiver.road: receiver.endpoint for receiver in receivers}
-    sender = spawn.Process(target=send, args=(chosen, endpoints, theirs))
+    sender = spawn.Process(target=send, args=(chosen, reception.endpoints, theirs))
     sender.start()
     steps, stepping, spent, times = 0, 0.0, 0.0, None
     while not consumer.closed.is_set() and (times is None or time.monotonic() < consumer.last + GIVE_UP_S):
-        if not receivers[1].messages:
-            spent = time.process_time()
-        if trainer is None or not receivers[1].messages:
+        arriving = consumer.last > 0 or reception.status.streams[1]["messages"] > 0
+        if not arriving:
+            spent = sum(map(seconds_of, consumer.processes))
+        if trainer is None or not arriving:
             consumer.closed.wait(0.1)
         else:
             began = time.monotonic()
@@ -238,14 +236,12 @@ def measure(chosen: argparse.Namespace) -> list[float]:
             consumer.last = max(consumer.last, time.monotonic())
         if sender.exitcode:
             raise SystemExit("the sender has failed")
-    spent = time.process_time() - spent
+    spent = sum(map(seconds_of, consumer.processes)) - spent
     frame_sent, positions_sent = answer.recv() if times is None else times
     sender.join()
-    for receiver in receivers:
-        receiver.stop()
-        receiver.check()
-    intake.stop()
-    intake.check()
+    reception.check()
+    reception.stop()
+    status = reception.status
     joined = np.isfinite(consumer.delivered)
     latency = 1e3 * (consumer.delivered - consumer.received)[joined]
     later = latency[np.flatnonzero(joined) >= chosen.frames // 10]
@@ -253,13 +249,13 @@ def measure(chosen: argparse.Namespace) -> list[float]:
     took = np.nanmax(consumer.delivered) - frame_sent[0]
     p50, p99 = np.percentile(latency, [50, 99])
     if joined.sum() < chosen.frames:
-        print(consumer.report, json.dumps(intake.counts))
+        print(consumer.report, json.dumps(status.counts))
     return [
         joined.sum() / took,
         chosen.frames - joined.sum(),
         *(p50, p99, latency.max(), np.percentile(later, 99), np.percentile(from_sent, 99)),
         *(consumer.memory_mb + 4 * [np.nan])[:4],
-        inbox.high_water_bytes / 1e6,
+        status.intake["inbox_high_water_bytes"] / 1e6,
         steps / stepping if steps else np.nan,
         1e3 * spent / chosen.frames,
         1e3 * spent / chosen.frames / bare_ms,
@@ -281,6 +277,7 @@ def main() -> None:
     arguments.add_argument("--flush", type=float, default=0.4)
     arguments.add_argument("--lag", type=float, default=0.0)
     arguments.add_argument("--train", action="store_true")
+    arguments.add_argument("--threads-only", action="store_true")
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--runs", type=int, default=3)
     chosen = arguments.parse_args()

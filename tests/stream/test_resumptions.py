@@ -10,7 +10,7 @@ import pytest
 from ptyinr_stream.config import RecordingConfig
 from ptyinr_stream.events import RunStarted
 from ptyinr_stream.recordings.folder import unfinished
-from ptyinr_stream.recordings.resumptions import MOST, Resumptions, attempts
+from ptyinr_stream.recordings.resumptions import MOST, Attempts, Resumptions, attempts
 from ptyinr_stream.recordings.run import RunWriter
 from ptyinr_stream.recordings.space import Space
 
@@ -23,14 +23,17 @@ def record(folder: Path, uid: str) -> Path:
     return folder / uid
 
 
-def begin(folder: Path) -> tuple[Resumptions, list[str]]:
-    """A life that goes on with what there is."""
-    resumptions = Resumptions(unfinished(folder))
-    uids = []
-    for recording in resumptions:
-        with recording:
-            uids.append(recording.uid)
-    return resumptions, uids
+class Life:
+    """One that goes on with what there is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.attempts = Attempts()
+        resumptions = Resumptions(unfinished(folder), self.attempts.begun)
+        self.uids = []
+        for recording in resumptions:
+            with recording:
+                self.uids.append(recording.uid)
+        self.left_alone = resumptions.left_alone
 
 
 def test_a_scan_that_has_ended_three_lives_is_left_alone_and_the_log_says_how_to_finish_it(
@@ -38,12 +41,12 @@ def test_a_scan_that_has_ended_three_lives_is_left_alone_and_the_log_says_how_to
 ) -> None:
     folder = record(tmp_path, "bad")
     for life in range(MOST):
-        resumptions, uids = begin(tmp_path)
-        assert (uids, resumptions.left_alone, attempts(folder)) == (["bad"], 0, life + 1)
+        lived = Life(tmp_path)
+        assert (lived.uids, lived.left_alone, attempts(folder)) == (["bad"], 0, life + 1)
     assert not caplog.records
     record(tmp_path, "good")
-    resumptions, uids = begin(tmp_path)
-    assert (uids, resumptions.left_alone, attempts(folder)) == (["good"], 1, MOST)
+    lived = Life(tmp_path)
+    assert (lived.uids, lived.left_alone, attempts(folder)) == (["good"], 1, MOST)
     [said] = caplog.records
     assert said.levelno == logging.ERROR
     assert said.message.startswith(f"run bad is left alone: {MOST} lives of the daemon have ended")
@@ -62,22 +65,22 @@ def test_the_attempt_is_on_disk_before_a_life_begins_with_a_scan_and_not_before_
 
 def test_a_life_that_was_stopped_does_not_count(tmp_path: Path) -> None:
     folder = record(tmp_path, "run")
-    begin(tmp_path)  # and killed
+    Life(tmp_path)  # and killed
     for _ in range(2 * MOST):
-        resumptions, uids = begin(tmp_path)
-        assert (uids, attempts(folder)) == (["run"], 2)
-        resumptions.stopped()
+        lived = Life(tmp_path)
+        assert (lived.uids, attempts(folder)) == (["run"], 2)
+        lived.attempts.stopped()
         assert attempts(folder) == 1
 
 
 def test_a_scan_that_has_been_finished_begins_anew_and_others_do_not(tmp_path: Path) -> None:
     one, two = record(tmp_path, "one"), record(tmp_path, "two")
-    begin(tmp_path)
-    resumptions, _ = begin(tmp_path)
-    resumptions.finished({"one", "elsewhere"})
-    resumptions.finished({"one", "elsewhere"})
+    Life(tmp_path)
+    ended = Life(tmp_path).attempts
+    ended.finished({"one", "elsewhere"})
+    ended.finished({"one", "elsewhere"})
     assert (attempts(one), attempts(two)) == (0, 2)
-    resumptions.stopped()
+    ended.stopped()
     assert (attempts(one), attempts(two)) == (0, 1)
     assert {path.name for path in one.iterdir()} == {"000-journal.h5", "recording.h5", ".spare"}
 
@@ -87,14 +90,14 @@ def test_a_torn_number_is_none(tmp_path: Path, text: str) -> None:
     folder = record(tmp_path, "run")
     (folder / "attempts").write_text(text)
     assert attempts(folder) == 0
-    assert begin(tmp_path)[1] == ["run"]
+    assert Life(tmp_path).uids == ["run"]
     assert attempts(folder) == 1
 
 
 def test_a_scan_goes_on_where_attempts_cannot_be_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = record(tmp_path, "run")
     (folder / "attempts").mkdir()
-    assert begin(tmp_path)[1] == ["run"]
+    assert Life(tmp_path).uids == ["run"]
     assert "attempts: cannot be written, attempts are not counted" in caplog.text
     assert not (folder / ".attempts").exists()
 

@@ -1,0 +1,382 @@
+"""The reception in a process of its own, beside the one in threads: real sockets, real recordings, real deaths."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+from daemons import configuration
+
+from ptyinr_stream.config import Config
+from ptyinr_stream.errors import ConfigError, EndpointError, StreamError
+from ptyinr_stream.events import FrameArrived, PositionsArrived
+from ptyinr_stream.formats import RecordedScan
+from ptyinr_stream.outputs import Joined, Output, ScanClosed, ScanOpened
+from ptyinr_stream.reception import Reception
+from ptyinr_stream.reception_process import ReceptionProcess
+from ptyinr_stream.recordings.folder import Recording, unfinished
+from ptyinr_stream.recordings.ownership import Ownership
+from ptyinr_stream.recordings.resumptions import Resumption, attempts
+from ptyinr_stream.replay import HXN_ENCODERS
+from ptyinr_stream.replay.messages import (
+    document_message,
+    encoder_counts,
+    image_parts,
+    json_message,
+    position_messages,
+    run_documents,
+    series_header_parts,
+)
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+LONG_S = 60.0
+
+
+def recording(folder: Path, **sections: Any) -> Config:
+    return configuration(folder, recording={"free_gb": 0.0}, **sections)
+
+
+class Collected:
+    """What a reception delivers."""
+
+    def __init__(self) -> None:
+        self.outputs: queue.SimpleQueue[Output] = queue.SimpleQueue()
+        self.resumed: list[Resumption] = []
+        self.seen: list[Output] = []
+
+    def until(self, kind: type[Any], times: int = 1) -> Any:
+        """Wait for so many outputs of a kind; gives the last."""
+        while True:
+            found = [output for output in self.seen if isinstance(output, kind)]
+            if len(found) >= times:
+                return found[times - 1]
+            self.seen.append(self.outputs.get(timeout=LONG_S))
+
+    @property
+    def batches(self) -> list[Joined]:
+        return [output for output in self.seen if isinstance(output, Joined)]
+
+
+@contextmanager
+def received(kind: type[Reception | ReceptionProcess], config: Config, *begun: str) -> Iterator[tuple[Any, Collected]]:
+    collected = Collected()
+    reception = kind(config, {}, begun, collected.outputs.put, collected.resumed.append)
+    try:
+        yield reception, collected
+    finally:
+        reception.stop()
+
+
+@contextmanager
+def beamline(endpoints: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """A socket a road, connected and subscribed to."""
+    with zmq.Context() as context:
+        roads = {}
+        for road, kind in (("documents", zmq.XPUB), ("frames", zmq.PUSH), ("positions", zmq.XPUB)):
+            roads[road] = context.socket(kind)
+            roads[road].linger = 5000
+            roads[road].connect(endpoints[road])
+            if kind == zmq.XPUB:
+                assert roads[road].poll(10_000)
+                roads[road].recv()
+        yield roads
+        for socket in roads.values():
+            socket.close()
+
+
+def send(roads: dict[str, Any], scan: RecordedScan, frames: range, *, begin: bool = True, end: bool = True) -> None:
+    """Documents, positions and frames of a scan."""
+    documents = [document_message("hxn", *pair) for pair in run_documents(scan, HXN_ENCODERS, "run", 1, 100.0)]
+    if begin:
+        for message in documents[:-1]:
+            roads["documents"].send(message)
+        roads["positions"].send(json_message({"msg_type": "start"}))
+        for _, message in position_messages(encoder_counts(scan.positions_m, HXN_ENCODERS), HXN_ENCODERS, 100.0, 0.4):
+            roads["positions"].send(json_message(message))
+        roads["frames"].send_multipart(series_header_parts(scan, 7, 100.0))
+    for frame in frames:
+        roads["frames"].send_multipart(image_parts(scan.counts[frame], 7, frame, 100.0))
+    if end:
+        roads["frames"].send_multipart([json_message({"htype": "dseries_end-1.0", "series": 7})])
+        roads["documents"].send(documents[-1])
+
+
+@pytest.mark.parametrize("kind", [Reception, ReceptionProcess])
+def test_frames_come_out_as_they_went_in_with_their_positions(
+    tmp_path: Path, simulated: RecordedScan, kind: type[Any]
+) -> None:
+    total = len(simulated.counts)
+    with received(kind, recording(tmp_path)) as (reception, collected):
+        with beamline(reception.endpoints) as roads:
+            send(roads, simulated, range(total))
+            report = collected.until(ScanClosed).report
+        assert (report.paired, report.reason) == (total, "complete")
+    np.testing.assert_array_equal(paired(collected), simulated.counts)
+    order = np.argsort(np.concatenate([output.batch.indices for output in collected.batches]))
+    positions_m = np.concatenate([output.batch.positions_m for output in collected.batches])[order]
+    off_m = positions_m - simulated.positions_m
+    assert np.ptp(off_m, axis=0).max() < 1e-3 * min(simulated.geometry.pixel_m)
+    assert [type(output) for output in collected.seen].count(ScanOpened) == 1
+    status = reception.status
+    assert {stream["road"]: stream["messages"] for stream in status.streams}["frames"] == total + 2
+    assert status.recorder.frames == total
+    assert status.counts["frames.frames"] == total
+
+
+def test_memory_of_frames_that_nobody_holds_is_used_again(tmp_path: Path, simulated: RecordedScan) -> None:
+    config = configuration(tmp_path, recording={"enabled": False})
+    with received(ReceptionProcess, config) as (reception, collected), beamline(reception.endpoints) as roads:
+        for scan in range(12):
+            send(roads, simulated, range(len(simulated.counts)))
+            collected.until(ScanClosed, scan + 1)
+            collected.seen = [output for output in collected.seen if isinstance(output, ScanClosed)]
+        shared = [path for path in Path(f"/proc/{reception.pid}/fd").iterdir() if "memfd" in os.readlink(path)]
+    assert 0 < len(shared) < 8  # 864 frames are fourteen blocks
+
+
+def test_what_it_logs_appears_in_the_log_of_the_daemon(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        caplog.at_level(logging.INFO, "ptyinr_stream"),
+        received(ReceptionProcess, recording(tmp_path)) as (reception, _),
+        beamline(reception.endpoints),
+    ):
+        pass
+    assert any(
+        record.name.startswith("ptyinr_stream.sources") and "connected" in record.message for record in caplog.records
+    )
+
+
+def test_an_address_in_use_is_the_same_error_as_in_threads(tmp_path: Path) -> None:
+    with received(Reception, configuration(tmp_path, recording={"enabled": False})) as (first, _):
+        streams = {
+            road: {"endpoint": first.endpoints[road], "bind": True, "wire": wire}
+            for road, wire in (("documents", "bluesky"), ("frames", "eiger_v1"), ("positions", "panda"))
+        }
+        for kind in (Reception, ReceptionProcess):
+            with pytest.raises(EndpointError, match="the address is in use by another process"):
+                kind(recording(tmp_path, streams=streams), {}, (), print, print)
+
+
+def test_a_wrong_configuration_is_the_same_error_as_in_threads(tmp_path: Path) -> None:
+    config = recording(tmp_path, frames={"mask_file": tmp_path / "none.npy"})
+    for kind in (Reception, ReceptionProcess):
+        with pytest.raises(ConfigError, match=r"none\.npy"):
+            kind(config, {}, (), print, print)
+
+
+def test_a_process_that_dies_ends_the_daemon_and_says_so(tmp_path: Path) -> None:
+    with received(ReceptionProcess, recording(tmp_path)) as (reception, _):
+        reception.check()
+        os.kill(reception.pid, signal.SIGKILL)
+        reception._thread.join(LONG_S)
+        with pytest.raises(StreamError, match=r"the process that receives has ended \(exit status -9\)"):
+            reception.check()
+
+
+def test_a_process_that_cannot_begin_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ptyinr_stream.reception_process.COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(EndpointError, match=r"has ended \(exit status 3\); what it printed says why"):
+        ReceptionProcess(recording(tmp_path), {}, (), print, print)
+
+
+PARENT = """
+import json, sys, time
+from daemons import configuration
+from pathlib import Path
+from ptyinr_stream.reception_process import ReceptionProcess
+config = configuration(Path(sys.argv[1]), recording={"free_gb": 0.0}, **json.loads(sys.argv[2]))
+reception = ReceptionProcess(config, {}, (), print, print)
+print("endpoints", *(f"{road}={where}" for road, where in reception.endpoints.items()), flush=True)
+while True:
+    time.sleep(1)
+"""
+
+
+class Killed:
+    """A process with a reception process, which gets SIGKILL."""
+
+    def __init__(self, folder: Path, **sections: Any) -> None:
+        paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+        environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PARENT, str(folder), json.dumps(sections)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._process.stdout is not None
+        line = next(line for line in self._process.stdout if line.startswith("endpoints"))
+        self.endpoints = dict(pair.split("=") for pair in line.split()[1:])
+        self._drain = threading.Thread(target=self._process.stdout.read)
+        self._drain.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._drain.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def recorded_frames(folder: Path) -> set[int]:
+    with Recording(folder) as found:
+        return {at.event.frame for at in found.events() if isinstance(at.event, FrameArrived)}
+
+
+def await_recording(folder: Path) -> None:
+    ends = time.monotonic() + LONG_S
+    while not (folder / "000-journal.h5").exists():
+        assert time.monotonic() < ends
+
+
+def paired(collected: Collected) -> np.ndarray:
+    """The counts of all frames that were joined, by their number."""
+    counts = np.concatenate([output.batch.counts for output in collected.batches])
+    return counts[np.argsort(np.concatenate([output.batch.indices for output in collected.batches]))]
+
+
+def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_one_goes_on(
+    tmp_path: Path, simulated: RecordedScan
+) -> None:
+    total = len(simulated.counts)
+    folder = tmp_path / "results" / "recordings" / "run"
+    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+        send(roads, simulated, range(30), end=False)
+        await_recording(folder)
+        daemon.kill()
+        send(roads, simulated, range(30, 50), begin=False, end=False)
+        owner = Ownership(tmp_path / "results" / "recordings", LONG_S)  # waits, and so the process ends
+        assert recorded_frames(folder) == set(range(50))
+        owner.release()
+    with closing(unfinished(tmp_path / "results" / "recordings")[0]) as left:
+        assert left.standing.state == "interrupted"
+        assert any(isinstance(at.event, PositionsArrived) for at in left.events())
+
+    with received(ReceptionProcess, recording(tmp_path)) as (reception, collected):
+        assert collected.until(ScanOpened).resumed
+        with beamline(reception.endpoints) as roads:
+            send(roads, simulated, range(50, total), begin=False)
+            report = collected.until(ScanClosed).report
+        assert (report.paired, report.frames, report.reason) == (total, total, "complete")
+        assert [(one.uid, one.folder, one.before) for one in collected.resumed] == [("run", folder, 0)]
+        assert attempts(folder) == 1
+    np.testing.assert_array_equal(paired(collected), simulated.counts)
+
+
+def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
+    tmp_path: Path, simulated: RecordedScan
+) -> None:
+    total = len(simulated.counts)
+    with zmq.Context() as context:
+        roads = {road: context.socket(zmq.XPUB) for road in ("documents", "frames", "positions")}
+        for socket in roads.values():
+            socket.linger = 0
+            socket.bind("tcp://127.0.0.1:*")
+        wires = {"documents": {"wire": "bluesky", "prefix": "hxn"}, "frames": {"wire": "eiger_v1"}}
+        wires["positions"] = {"wire": "panda"}
+        streams = {road: {**wires[road], "endpoint": roads[road].get_string(zmq.LAST_ENDPOINT)} for road in roads}
+
+        def subscribed() -> None:
+            for socket in roads.values():
+                assert socket.poll(30_000)
+                assert socket.recv()[:1] == b"\x01"
+
+        sent = threading.Event()
+        between = queue.SimpleQueue[int]()
+
+        def go_on() -> None:
+            """Frames all the while that one life ends and the next begins."""
+            for frame in range(30, total):
+                send(roads, simulated, range(frame, frame + 1), begin=False, end=False)
+                between.put(frame)
+                sent.wait(0.1)
+
+        with closing(Killed(tmp_path, streams=streams)) as daemon:
+            subscribed()
+            send(roads, simulated, range(30), end=False)
+            await_recording(tmp_path / "results" / "recordings" / "run")
+            sender = threading.Thread(target=go_on)
+            sender.start()
+            between.get()
+            daemon.kill()
+            with received(ReceptionProcess, recording(tmp_path, streams=streams)) as (_, collected):
+                subscribed()
+                sent.set()
+                sender.join()
+                send(roads, simulated, range(0), begin=False)
+                report = collected.until(ScanClosed).report
+        for socket in roads.values():
+            socket.close()
+    assert (report.paired, report.without_frame, report.reason) == (total, 0, "complete")
+    np.testing.assert_array_equal(paired(collected), simulated.counts)
+
+
+def test_a_process_whose_daemon_is_gone_ends_when_it_is_told_to(tmp_path: Path, simulated: RecordedScan) -> None:
+    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+        send(roads, simulated, range(30), end=False)
+        await_recording(tmp_path / "results" / "recordings" / "run")
+        [child] = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
+        os.kill(child, signal.SIGTERM)  # of no account while the daemon lives
+        daemon.kill()
+        watched = os.pidfd_open(child)
+        try:
+            assert select.select([watched], [], [], LONG_S / 2)[0]  # long before it would end by itself
+        finally:
+            os.close(watched)
+    assert recorded_frames(tmp_path / "results" / "recordings" / "run") == set(range(30))
+
+
+def test_a_folder_is_given_to_one_daemon_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "ptyinr_stream")
+    first = Ownership(tmp_path / "new")
+    assert first.held
+    assert not first.wanted
+    with pytest.raises(EndpointError, match="another daemon records there; give each an output folder of its own"):
+        Ownership(tmp_path / "new", patience_s=0.0)
+    assert not first.wanted
+    waiting = threading.Thread(target=lambda: Ownership(tmp_path / "new", LONG_S).release())
+    waiting.start()
+    while not first.wanted:
+        assert waiting.is_alive()
+    assert "waiting until the process that still records there" in caplog.text
+    first.release()
+    waiting.join(LONG_S)
+    assert not waiting.is_alive()
+    first.release()  # twice is as well
+    assert not first.held
+    assert not first.wanted
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_held_by_nobody(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    Ownership(tmp_path / "new").release()
+
+
+def test_a_file_in_the_place_of_the_folder_is_not_held(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    Ownership(tmp_path / "file").release()
+    assert (tmp_path / "file").read_text() == ""
