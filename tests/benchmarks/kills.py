@@ -1,15 +1,14 @@
-"""A daemon killed in every scan: `python tests/benchmarks/kills.py [--scans 20] [--early 6] [--wire multipart]`.
+"""A daemon killed in every scan: `python tests/benchmarks/kills.py [--scans 20] [--early 6] [--wire multipart] [--all]`.
 
 The measured star, blind, sent by a real replay to `ptyinr-stream run` in a process of its own, which gets SIGKILL once
 a scan, at a random moment between the first frame and the middle of the refinement, and is started again at once; the
-`--early` first ones in the first three seconds, before the blind start is done. The first scan is not disturbed: what
-it gives is what the others are compared with. `--wire multipart` is a sender that waits for its receiver, `proxy` one
-that does not.
+`--early` first ones in the first three seconds, before the blind start is done. With `--all` the processes that it has
+started, the one that receives among them, are killed before it. The first scan is not disturbed: what it gives is what
+the others are compared with. `--wire multipart` is a sender that waits for its receiver, `proxy` one that does not.
 
-Prints a row a scan: seconds from the first frame to the kill, and from then on until the process was gone; the frames
-sent when it was killed, and whether the blind start was done; frames recorded and in the result; those without a
-position, and missing; whether all of these lie around the kill: from half a second before it until half a second after
-the death, or until the receiver was back, for a sender that does not wait; containers in Tiled, and whether one says
+Prints a row a scan: seconds from the first frame to the kill; the frames sent when it was killed, and whether the blind
+start was done; frames recorded and in the result; those without a position, and missing, as the report names them;
+whether the recorded ones that have a position are those in the result; containers in Tiled, and whether one says
 `resumed`; steps of training, and the phase correlation with the reference over the frames in the result, and by how
 much it is below the undisturbed one. At the end medians and the worst.
 """
@@ -49,23 +48,9 @@ from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
 ANY = Endpoints("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
 LONG_S = 600.0
 COLUMNS = [
-    *(
-        "scan",
-        "kill s",
-        "died s",
-        "sent",
-        "trained",
-        "recorded",
-        "result",
-        "unplaced",
-        "missing",
-        "around",
-        "containers",
-    ),
+    *("scan", "kill s", "sent", "trained", "recorded", "result", "unplaced", "missing", "all of them", "containers"),
     *("resumed", "steps", "correlation", "below"),
 ]
-MARGIN_S = 0.5
-"""Before the kill, from which on frames may lack: encoder samples come in messages of 0.4 s."""
 
 
 class Daemon:
@@ -81,14 +66,14 @@ class Daemon:
             command = [sys.executable, "-m", "ptyinr_stream", "run", "--config", str(self._config)]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
-    def kill(self) -> float:
-        """End it as the kernel does, and begin the next; returns the seconds that the kernel took."""
-        began = time.monotonic()
+    def kill(self, also: bool) -> None:
+        """End it as the kernel does, what it has started `also`, and begin the next."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for child in children if also else []:
+            os.kill(int(child), signal.SIGKILL)
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
-        lasted = time.monotonic() - began
         self.start()
-        return lasted
 
     def stop(self) -> None:
         """End it as its operator does."""
@@ -107,9 +92,6 @@ class Kill:
     sent: int = 0
     """Frames."""
     trained: bool = False
-    died_s: float = 0.0
-    back_at: int = 0
-    """The frames sent when the next life received."""
 
 
 def configured(folder: Path, endpoints: Endpoints, scan: RecordedScan, options: argparse.Namespace) -> Path:
@@ -200,8 +182,7 @@ class Bench:
             time.sleep(kill.after_s)
             kill.sent = self.sent
             kill.trained = any((self.folder / "results" / "checkpoints" / uid).glob("*.pt"))
-            kill.died_s = self.daemon.kill()
-            self._await_return(kill, uid)
+            self.daemon.kill(self.options.all)
         sender.join()
         report = self.folder / "results" / uid / "report.json"
         ends = time.monotonic() + LONG_S
@@ -211,16 +192,6 @@ class Bench:
             time.sleep(0.2)
         time.sleep(1.0)  # Tiled's own publisher
         return self._row(uid, kill, json.loads(report.read_text()))
-
-    def _await_return(self, kill: Kill, uid: str) -> None:
-        """Wait for the next life's journal, after which its receivers start."""
-        ends = time.monotonic() + 120
-        results = self.folder / "results"
-        while time.monotonic() < ends and not (
-            (results / "recordings" / uid / "001-journal.h5").exists() or (results / uid / "report.json").exists()
-        ):
-            time.sleep(0.02)
-        kill.back_at = self.sent
 
     def _progress(self, sent: int) -> None:
         self.sent = sent
@@ -232,26 +203,16 @@ class Bench:
         steps, score, indices = correlation(results / uid / "result.h5", self.scan)
         kept = recorded(results / "recordings" / uid)
         number, resumed = containers(self.options.tiled, uid)
-        total = len(self.scan.counts)
-        around = "-"
-        if kill is not None:
-            margin = int(MARGIN_S * self.options.rate)
-            holes = set(range(total)) - set(indices)
-            last = kill.sent + margin + int(kill.died_s * self.options.rate)
-            if self.options.wire == "proxy":  # its receivers start when it has read what was recorded
-                last = kill.back_at + 10 * margin
-            around = str(holes <= set(range(kill.sent - margin, last)))
         return [
             uid,
             "-" if kill is None else f"{kill.after_s:.1f}",
-            "-" if kill is None else f"{kill.died_s:.2f}",
             "-" if kill is None else kill.sent,
             "-" if kill is None else kill.trained,
             len(kept),
             len(indices),
             len(unplaced),
             len(missing),
-            around,
+            set(indices) == kept - unplaced,
             number,
             resumed,
             steps,
@@ -268,6 +229,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=40.0)
     parser.add_argument("--refine", type=float, default=40.0)
     parser.add_argument("--wire", choices=("multipart", "proxy"), default="multipart")
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--folder", type=Path, help="keep everything here")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -296,7 +258,7 @@ def report(bench: Bench, options: argparse.Namespace, chance: random.Random) -> 
             found.append(f"{float(str(undisturbed[-1])) - float(str(found[-1])):.4f}")
             rows.append(found)
         row(found)
-    lost = [len(bench.scan.counts) - int(str(found[6])) for found in rows]
+    lost = [len(bench.scan.counts) - int(str(found[5])) for found in rows]
     below = [float(str(found[-1])) for found in rows]
     print(f"frames lacking: median {median(lost)}, worst {max(lost)}, none in {lost.count(0)} of {len(rows)} scans")
     print(f"correlation below the undisturbed: median {median(below):.4f}, worst {max(below):.4f}")

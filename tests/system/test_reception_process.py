@@ -293,7 +293,7 @@ def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
     with zmq.Context() as context:
         roads = {road: context.socket(zmq.XPUB) for road in ("documents", "frames", "positions")}
         for socket in roads.values():
-            socket.linger = 0
+            socket.linger, socket.xpub_verbose = 0, True  # each subscription is told, not only the first to a topic
             socket.bind("tcp://127.0.0.1:*")
         wires = {"documents": {"wire": "bluesky", "prefix": "hxn"}, "frames": {"wire": "eiger_v1"}}
         wires["positions"] = {"wire": "panda"}
