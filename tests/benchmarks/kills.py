@@ -1,4 +1,4 @@
-"""A daemon killed in every scan: `python tests/benchmarks/kills.py [--scans 20] [--early 6] [--wire multipart] [--all]`.
+"""A daemon killed in every scan: `tests/benchmarks/kills.py [--scans 20] [--early 6] [--wire multipart] [--all]`.
 
 The measured star, blind, sent by a real replay to `ptyinr-stream run` in a process of its own, which gets SIGKILL once
 a scan, at a random moment between the first frame and the middle of the refinement, and is started again at once; the
