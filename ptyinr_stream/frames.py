@@ -7,7 +7,7 @@ A wrong flip gives a plausible picture with a wrong phase, so the orientation is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ Image = NDArray[Any]
 
 Place = Callable[[tuple[int, ...], np.dtype[Any]], tuple[Image, NDArray[np.bool_]]]
 """Gives an array of a shape and type for counts, and one for their mask, with anything in them."""
+
+_NONE = np.zeros(0, np.intp)
 
 _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
     "as_sent": lambda image: image,
@@ -35,6 +37,15 @@ _ORIENTATIONS: dict[str, Callable[[Image], Image]] = {
 def oriented(image: Image, orientation: str) -> Image:
     """A view of an image (rows, columns) turned by one of `sections.Orientation`."""
     return _ORIENTATIONS[orientation](image)
+
+
+class _Mask(NamedTuple):
+    """A mask that frames share."""
+
+    trusted: NDArray[np.bool_]
+    """(h, w), read-only."""
+    untrusted: NDArray[np.intp]
+    """Flat indices of pixels: that no frame may trust, or that some frames showed not to be trusted."""
 
 
 class FrameConvention:
@@ -60,7 +71,9 @@ class FrameConvention:
         given = None if config.centre == "auto" else config.centre
         self._centre = given if centre is None else centre
         self._trusted_as_sent = trusted
-        self._always: tuple[tuple[int, ...], NDArray[np.bool_] | None] | None = None
+        self._always: tuple[tuple[int, ...], _Mask | None] | None = None
+        self._usual: _Mask | None = None  # of two frames in a row, and of most after them
+        self._latest = _NONE  # what the newest frame lacked in the mask it was thought to have
         self._places: dict[tuple[int, ...], tuple[slice, slice]] = {}
 
     def rows_needed(self, shape: tuple[int, int]) -> slice | None:
@@ -93,15 +106,7 @@ class FrameConvention:
         # A copy: the counts may outlive the image, which is a hundred times larger.
         counts, mask = (place or _fresh)(kept.shape, kept.dtype)
         np.copyto(counts, kept)
-        trusted_counts(counts, self._config.saturated, out=mask)
-        if mask.all():
-            if always is None:
-                return counts, None
-            mask = always
-        elif always is not None:
-            mask &= always
-        np.copyto(counts, 0, where=~mask)
-        return counts, mask
+        return counts, self._masked(counts, mask, always)
 
     def describe(self) -> dict[str, Any]:
         """The convention as a flat dictionary of JSON values, for the metadata of outputs."""
@@ -116,8 +121,14 @@ class FrameConvention:
         rows, columns = self._place(shape)
         return oriented(image[rows if whole else slice(None), columns], self._config.orientation)
 
-    def _always_trusted(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    def _always_trusted(self, shape: tuple[int, ...]) -> _Mask | None:
         """The window of the mask that holds in every frame; None where it trusts all of it."""
+        if self._always is None or self._always[0] != shape:
+            self._always = shape, self._window_of_trusted(shape)
+            self._usual, self._latest = None, _NONE
+        return self._always[1]
+
+    def _window_of_trusted(self, shape: tuple[int, ...]) -> _Mask | None:
         if self._trusted_as_sent is None:
             return None
         if shape != self._trusted_as_sent.shape:
@@ -125,11 +136,31 @@ class FrameConvention:
                 f"the mask is of {_by(self._trusted_as_sent.shape)} pixels, the image of {_by(shape)}: both are needed "
                 "as the detector sends them"
             )
-        if self._always is None or self._always[0] != shape:
-            mask = np.array(self._kept(self._trusted_as_sent, shape, whole=True), order="C")
-            mask.setflags(write=False)
-            self._always = shape, None if mask.all() else mask
-        return self._always[1]
+        trusted = np.array(self._kept(self._trusted_as_sent, shape, whole=True), order="C")
+        return None if trusted.all() else _shared(trusted, np.flatnonzero(~trusted))
+
+    def _masked(self, counts: Image, mask: NDArray[np.bool_], always: _Mask | None) -> NDArray[np.bool_] | None:
+        """Set pixels that are not trusted to 0; give the mask, which is `mask`, or shared, or None.
+
+        Faulty pixels are mostly those of the frames before. A frame for which that holds is looked through only for the
+        largest of its counts, and shares their mask.
+        """
+        saturated, known, found, usual = self._config.saturated, always, _NONE, self._usual
+        if always is not None:
+            counts.put(always.untrusted, 0)
+        if usual is not None and not trusted_counts(counts.take(usual.untrusted), saturated).any():
+            counts.put(usual.untrusted, 0)
+            known, found = usual, usual.untrusted
+        if _all_trusted(counts, saturated):
+            return known and known.trusted
+        untrusted = np.flatnonzero(~trusted_counts(counts, saturated, out=mask))
+        counts.put(untrusted, 0)
+        if known is not None:
+            mask &= known.trusted
+        if np.array_equal(untrusted, self._latest):
+            self._usual = _shared(mask.copy(), np.concatenate([found, untrusted]))
+        self._latest = untrusted
+        return mask
 
     def _place(self, shape: tuple[int, ...]) -> tuple[slice, slice]:
         """Rows and columns, of an image of `shape` as sent, that the crop keeps."""
@@ -157,14 +188,27 @@ class FrameConvention:
 
 def trusted_counts(counts: Image, saturated: int | None, out: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
     """Where the values of an image are photon counts, and below `saturated`; also written to `out`."""
-    if counts.dtype.kind == "f":
-        mask = np.less(counts, np.inf if saturated is None else saturated, out=out)
-    else:
-        limit = int(np.iinfo(counts.dtype).max)
-        mask = np.less(counts, limit if saturated is None else min(limit, saturated), out=out)
+    mask = np.less(counts, _limit(counts.dtype, saturated), out=out)
     if counts.dtype.kind != "u":
         mask &= counts >= 0
     return mask
+
+
+def _all_trusted(counts: Image, saturated: int | None) -> bool:
+    """Whether `trusted_counts` are all the values of an image, for half the time."""
+    # Where one of them is no number, neither of these is.
+    return bool(counts.max() < _limit(counts.dtype, saturated) and (counts.dtype.kind == "u" or counts.min() >= 0))
+
+
+def _limit(dtype: np.dtype[Any], saturated: int | None) -> float:
+    """The least value that is no photon count, or too high a one."""
+    most = np.inf if dtype.kind == "f" else int(np.iinfo(dtype).max)
+    return most if saturated is None else min(most, saturated)
+
+
+def _shared(trusted: NDArray[np.bool_], untrusted: NDArray[np.intp]) -> _Mask:
+    trusted.setflags(write=False)
+    return _Mask(trusted, untrusted)
 
 
 def _fresh(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Image, NDArray[np.bool_]]:

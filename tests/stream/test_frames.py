@@ -6,6 +6,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ptyinr_stream.config import FramesConfig
 from ptyinr_stream.errors import GeometryError
@@ -189,3 +191,42 @@ def test_an_automatic_centre_needs_a_window_and_a_beam_in_the_middle() -> None:
         FramesConfig(centre="auto")
     with pytest.raises(ValueError, match='centre = "auto" needs a window'):
         FramesConfig(centre="auto", window=(4, 4), dc="corner")
+
+
+@given(st.data())
+def test_frames_in_a_row_have_the_pattern_and_mask_that_each_has_alone(data: st.DataObject) -> None:
+    dtype = data.draw(st.sampled_from(["uint8", "uint16", "int32", "float32"]))
+    bad = {"uint8": [255], "uint16": [65535, 500], "int32": [2**31 - 1, -1], "float32": [np.nan, np.inf, -1.0]}[dtype]
+    pixels = st.lists(st.tuples(st.integers(0, 19), st.sampled_from(bad)), max_size=3)
+    trusted = None
+    if data.draw(st.booleans()):
+        trusted = np.ones((4, 5), np.bool_)
+        trusted.flat[data.draw(st.lists(st.integers(0, 19), max_size=3))] = False
+    config = FramesConfig(orientation="rot90", window=(3, 4), saturated=500)
+    convention, seen = FrameConvention(config, trusted=trusted), []
+    several = data.draw(st.lists(pixels, min_size=1, max_size=3))
+    for faulty in data.draw(st.lists(st.sampled_from(several), min_size=1, max_size=9)):
+        image = np.arange(20).reshape(4, 5).astype(dtype)
+        for pixel, value in faulty:
+            image.flat[pixel] = value
+        expected = FrameConvention(config, trusted=trusted).apply(image)
+        found = convention.apply(image)
+        seen.append((found, [None if array is None else array.copy() for array in expected]))
+    for found, expected in seen:  # and no frame has altered what an earlier one was given
+        np.testing.assert_equal(found, expected)
+
+
+def test_frames_with_the_faulty_pixels_of_those_before_them_share_a_mask() -> None:
+    convention, dead = FrameConvention(FramesConfig()), IMAGE.copy()
+    dead[1, 2] = 65535
+    worse = dead.copy()
+    worse[4, 4] = 65535
+    sent = [dead, dead, dead, worse, dead, IMAGE, worse, worse, worse]
+    masks = [convention.apply(image)[1] for image in sent]
+    for image, mask in zip(sent, masks, strict=True):
+        np.testing.assert_array_equal(image < 65535, np.True_ if mask is None else mask)
+    assert masks[2] is masks[4]  # another one between them does not matter
+    assert masks[2] is not None
+    assert not masks[2].flags.writeable
+    assert masks[6] is not masks[3]
+    assert masks[8] is masks[7]

@@ -68,7 +68,8 @@ def decompress(data: bytes, shape: tuple[int, int], dtype: np.dtype[Any], rows: 
         blocks = slice(starts[first], starts[last] if stop < pixels else None)
     if dectris is not None:
         header = struct.pack(">QI", (stop - start) * dtype.itemsize, block_bytes)
-        found = np.frombuffer(dectris.decompress(header + data[blocks], "bslz4", elem_size=dtype.itemsize), dtype)
+        wanted = data if data.startswith(header) else header + data[blocks]
+        found = np.frombuffer(dectris.decompress(wanted, "bslz4", elem_size=dtype.itemsize), dtype)
     else:
         with _one_thread():
             found = bitshuffle.decompress_lz4(np.frombuffer(data, np.uint8)[blocks], (stop - start,), dtype, block)
