@@ -7,6 +7,7 @@ A wrong flip gives a plausible picture with a wrong phase, so the orientation is
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +201,7 @@ def _all_trusted(counts: Image, saturated: int | None) -> bool:
     return bool(counts.max() < _limit(counts.dtype, saturated) and (counts.dtype.kind == "u" or counts.min() >= 0))
 
 
+@lru_cache
 def _limit(dtype: np.dtype[Any], saturated: int | None) -> float:
     """The least value that is no photon count, or too high a one."""
     most = np.inf if dtype.kind == "f" else int(np.iinfo(dtype).max)
