@@ -1,0 +1,266 @@
+"""Memory of a long scan that is trained while it is taken: `python tests/benchmarks/long_scan.py [--frames 64000]
+[--rate 2000] [--after 60] [--device cpu] [--in-memory] [--folder FOLDER]`.
+
+Simulated frames of 256 x 256 uint16 go through the daemon's engine 800 at a time (a position message of HXN's PandA),
+at most at `--rate` frames/s and at most one portion a step, so that training takes steps all along; then it refines for
+`--after` seconds. Snapshots go to a sink that drops them; checkpoints are written. The amplitudes (17 GB of 64,000
+frames) lie in an unnamed file in `--folder`, by default that for temporary files, as the daemon keeps them on a CPU;
+`--in-memory` keeps them in the memory of the process instead, and on a GPU they lie in its own. The object repeats
+itself every 64 px, so that 256 distinct frames are all there are, and yet each fits its place.
+
+Prints a row at each eighth of the scan and one at the end, the figures since the row before: frames, seconds since the
+start, steps, seconds a step (median and longest) and a snapshot (with its judging; longest), milliseconds a frame for
+appending, memory of the process in MB that is not in a file (`RssAnon`, with shared memory) now and at the most, of its
+files (`RssFile`: page cache that is mapped), what the machine still has available, bytes of the store on disk in MB,
+and the snapshots so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from math import nan
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from scans import PHOTONS, head, row
+
+import ptyinr
+from ptyinr.optics import ZonePlate, focused_probe
+from ptyinr.phantoms import phantom
+from ptyinr.simulate import simulate
+from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened, ScanReport
+from ptyinr_stream.config import Config, parse_config
+from ptyinr_stream.engine import Engine
+from ptyinr_stream.motors import resolve
+from ptyinr_stream.replay import HXN_ENCODERS
+
+WINDOW, STEP, PERIOD, COLUMNS = 256, 4, 64, 250
+PORTION = 800
+GEOMETRY = ptyinr.ScanGeometry(
+    wavelength_m=0.1239797e-9, distance_m=0.5, detector_pixel_m=55e-6, window=(WINDOW, WINDOW)
+)
+PROBE = focused_probe(ZonePlate(100e-6, 87e-9, 30e-6), GEOMETRY, defocus_m=4e-4, photons=PHOTONS)
+SAMPLED_S = 0.02
+"""Between two looks at the memory."""
+
+
+class Frames:
+    """A raster of 250 columns over a periodic object, drawn when asked for."""
+
+    def __init__(self, frames: int) -> None:
+        self.total = frames
+        places = np.arange(PERIOD // STEP)
+        corners = STEP * np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
+        repeats = (PERIOD + WINDOW) // PERIOD
+        self._field = np.tile(phantom("cells", (PERIOD, PERIOD)), (repeats, repeats))
+        random = np.random.default_rng(0)
+        expected = simulate(GEOMETRY, self._field, PROBE, corners).counts
+        self._distinct = random.poisson(expected).clip(max=2**16 - 2).astype(np.uint16)
+
+    def document(self) -> dict[str, Any]:
+        """The start document of a scan whose rows are the slow axis."""
+        pixel_um = [1e6 * pixel for pixel in GEOMETRY.pixel_m]
+        across, down = STEP * pixel_um[1] * COLUMNS, STEP * pixel_um[0] * self.rows
+        scan_input = [-across / 2, across / 2, float(COLUMNS), -down / 2, down / 2, float(self.rows)]
+        return {
+            "uid": "long",
+            "time": 0.0,
+            "scan_id": 1,
+            "shape": [COLUMNS, self.rows],
+            "scan": {"type": "2D_FLY_PANDA", "scan_input": scan_input},
+        }
+
+    @property
+    def rows(self) -> int:
+        """Of the raster."""
+        return self.total // COLUMNS
+
+    def batch(self, start: int, stop: int) -> ptyinr.Batch:
+        """Frames and their positions."""
+        indices = np.arange(start, stop)
+        at, period = np.stack([indices // COLUMNS, indices % COLUMNS], 1), PERIOD // STEP
+        middle = np.array([self.rows - 1, COLUMNS - 1]) / 2
+        which = at % period
+        counts = self._distinct[which[:, 0] * period + which[:, 1]]
+        return ptyinr.Batch(indices, counts, (at - middle) * STEP * GEOMETRY.pixel_m)
+
+
+class Memory(threading.Thread):
+    """Watches what the process holds outside of files."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.most = 0.0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Until `stop`."""
+        while not self._over.wait(SAMPLED_S):
+            self.most = max(self.most, self.now()[0])
+
+    def stop(self) -> None:
+        """And wait."""
+        self._over.set()
+        self.join()
+
+    @staticmethod
+    def now() -> tuple[float, float]:
+        """MB outside of files, and of mapped files."""
+        held = _kilobytes("/proc/self/status")
+        return (held["RssAnon"] + held["RssShmem"]) / 1e3, held["RssFile"] / 1e3
+
+
+def _kilobytes(path: str) -> dict[str, float]:
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0].rstrip(":"): 1.024 * float(words[1]) for words in lines if words[-1] == "kB"}
+
+
+def unnamed_mb(folder: Path) -> float:
+    """On the disk, of this process's files there that have no name."""
+    sizes = 0
+    for link in Path("/proc/self/fd").iterdir():
+        name = str(link.readlink()) if link.is_symlink() else ""
+        if name.startswith(str(folder.resolve())) and name.endswith("(deleted)"):
+            sizes += 512 * link.stat().st_blocks
+    return sizes / 1e6
+
+
+class Dropped:
+    """A sink that counts."""
+
+    snapshots = 0
+
+    def open(self, scan: object) -> None:
+        """Nothing to keep."""
+
+    def publish(self, snapshot: ptyinr.Snapshot) -> None:
+        """Count it."""
+        self.snapshots += 1
+
+    def close(self, uid: str, report: dict[str, Any]) -> None:
+        """Nothing to keep."""
+
+
+@dataclass
+class Spent:
+    """Seconds since the last row."""
+
+    steps: list[float] = field(default_factory=list)
+    shown: list[float] = field(default_factory=list)
+    """Of steps with a snapshot."""
+    appending: list[float] = field(default_factory=list)
+
+
+def config_of(chosen: argparse.Namespace, folder: Path) -> Config:
+    """A daemon's."""
+    wires = {"documents": "bluesky", "frames": "eiger_v1", "positions": "panda"}
+    stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
+    return parse_config(
+        {
+            "streams": {road: {**stream, "wire": wire} for road, wire in wires.items()},
+            "geometry": {
+                "detector_pixel_um": 1e6 * GEOMETRY.detector_pixel_m,
+                "distance_m": GEOMETRY.distance_m,
+                "energy_kev": GEOMETRY.energy_kev,
+            },
+            "positions": HXN_ENCODERS.model_dump(),
+            "training": {
+                "device": chosen.device,
+                "refine_s": chosen.after,
+                **({"frames_on_disk_above_mb": 10**9} if chosen.in_memory else {}),
+            },
+            "output": {"folder": folder},
+        }
+    )
+
+
+def run(chosen: argparse.Namespace, folder: Path) -> None:
+    """One scan."""
+    frames, sink, memory, spent = Frames(chosen.frames), Dropped(), Memory(), Spent()
+    engine = Engine(config_of(chosen, folder), [sink], device=chosen.device, probe=PROBE)
+    began, sent, eighths, closed = time.monotonic(), 0, 0, False
+
+    def tell() -> None:
+        status = engine.status
+        anonymous, mapped = memory.now()
+        cells = [
+            sent,
+            f"{time.monotonic() - began:.0f}",
+            status.steps if status else 0,
+            f"{median(spent.steps or [nan]):.2f}",
+            f"{max(spent.steps, default=nan):.2f}",
+            f"{max(spent.shown, default=nan):.2f}",
+            f"{1e3 * sum(spent.appending) / max(1, PORTION * len(spent.appending)):.2f}",
+            *(f"{mb:.0f}" for mb in (anonymous, max(memory.most, anonymous), mapped)),
+            f"{_kilobytes('/proc/meminfo')['MemAvailable'] / 1e3:.0f}",
+            f"{unnamed_mb(folder):.0f}",
+            sink.snapshots,
+        ]
+        row(cells)
+        memory.most = 0.0
+        for times in (spent.steps, spent.shown, spent.appending):
+            times.clear()
+
+    document = frames.document()
+    engine.take(ScanOpened("long", document, resolve(document, {}, HXN_ENCODERS)), began)
+    memory.start()
+    tell()
+    while not engine.history:
+        due = (time.monotonic() - began) * chosen.rate if chosen.rate else frames.total
+        if sent < frames.total and due >= min(sent + PORTION, frames.total):
+            portion = frames.batch(sent, min(sent + PORTION, frames.total))
+            before = time.monotonic()
+            engine.take(Joined("long", portion), before)
+            spent.appending.append(time.monotonic() - before)
+            sent += len(portion.indices)
+        if sent >= (eighths + 1) * frames.total / 8 and not closed:
+            eighths += 1
+            tell()
+        if sent == frames.total and not closed:
+            whole = ScanReport(sent, sent, sent, 0, 0, 0, 0, 0, 0, 0, 0, "success", "complete")
+            engine.take(ScanClosed("long", whole), time.monotonic())
+            closed = True
+        before, shown = time.monotonic(), sink.snapshots
+        if engine.work(time.monotonic):
+            took = time.monotonic() - before
+            (spent.shown if sink.snapshots > shown else spent.steps).append(took)
+        else:
+            time.sleep(0.01)
+    tell()
+    memory.stop()
+    print(f"{engine.history[-1].phase}: {engine.history[-1].metrics}")
+
+
+def main() -> None:
+    """Run and print."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--frames", type=int, default=64_000, help=f"whole rows of {COLUMNS}")
+    arguments.add_argument("--rate", type=float, default=2000.0, help="0 appends a portion with every step")
+    arguments.add_argument("--after", type=float, default=60.0)
+    arguments.add_argument("--device", default="cpu")
+    arguments.add_argument("--in-memory", action="store_true")
+    arguments.add_argument("--folder", type=Path, help="on a disk with room for the frames")
+    arguments.add_argument("--threads", type=int, default=1)
+    chosen = arguments.parse_args()
+    if chosen.frames % COLUMNS:
+        arguments.error(f"--frames {chosen.frames}: give a multiple of {COLUMNS}")
+    torch.set_num_threads(chosen.threads)
+    head(
+        [
+            *("frames", "s", "steps", "s a step", "longest", "with a snapshot", "ms a frame appended"),
+            *("MB outside files", "at most", "MB in files", "MB available", "MB on disk", "snapshots"),
+        ]
+    )
+    with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
+        run(chosen, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
