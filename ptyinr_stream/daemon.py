@@ -27,6 +27,7 @@ from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError, PublishError
+from ptyinr_stream.frame_store import check_folder
 from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.outputs import Output
 from ptyinr_stream.probe_file import read_probe
@@ -75,7 +76,7 @@ class Daemon:
         reception: the kind of reception; by default threads of this process.
 
     Raises:
-        ConfigError: a key, a device or a probe file is wrong.
+        ConfigError: a key, a device, a probe file or a folder is wrong.
         EndpointError: an address is in use, or another daemon records into the same folder.
         PublishError: the Tiled server refuses the key or the access tags.
     """
@@ -89,6 +90,8 @@ class Daemon:
         self._config = config
         self._embedded, self._receive = embedded, reception
         self._device = choose_device(config.training.device)
+        if config.training.frames_folder is not None:
+            check_folder(config.training.frames_folder)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
         # Not a SimpleQueue: after a signal whose handling outlasts the timeout, CPython 3.11's waits for ever.

@@ -39,8 +39,8 @@ from ptyinr_stream.assembler import (
 )
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import CheckpointError, DeviceError, GeometryError
-from ptyinr_stream.frame_store import DiskStore
+from ptyinr_stream.errors import CheckpointError, DeviceError, FrameStoreError, GeometryError
+from ptyinr_stream.frame_store import DiskStore, free_bytes
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
 from ptyinr_stream.optics import scan_optics
@@ -81,7 +81,7 @@ class ScanStatus:
     frames: int = 0
     """In the dataset."""
     refused: int = 0
-    """Joined frames that the trainer could not use."""
+    """Joined frames that the trainer could not use, or that the disk had no room for."""
     resumed_at: int | None = None
     """The step of the checkpoint from which training went on after a restart."""
     steps: int = 0
@@ -96,6 +96,7 @@ class ScanStatus:
     ends_at: float | None = None
     """When refinement will be over, unless the next scan begins earlier; None while frames arrive."""
     error: str | None = None
+    """Why it has failed, or why frames are missing that were joined."""
     report: ScanReport | None = None
 
 
@@ -222,7 +223,7 @@ class Engine:
             try:
                 with self._translated_errors():
                     self._step(scan, trainer, now)
-            except ValueError as error:
+            except (FrameStoreError, ValueError) as error:
                 self._fail(scan, str(error))
                 if scan.closed:
                     self._finish(scan, now())
@@ -280,16 +281,23 @@ class Engine:
         self._hand_over(scan, trainer)
 
     def _hand_over(self, scan: _Scan, trainer: Trainer) -> None:
-        """Append what waits. A batch that cannot be used, such as a wild encoder position, costs its frames only."""
+        """Append what waits. A batch that cannot be used, such as a wild encoder position, costs its frames only.
+
+        So does one that the disk has no room for: training goes on with those that are there.
+        """
         while scan.waiting:
             batch = scan.waiting.pop(0)
             try:
-                trainer.append(batch)
-            except ValueError as error:
-                refused = scan.status.refused + len(batch.indices)
-                scan.note(refused=refused, frames=scan.status.frames - len(batch.indices))
+                with self._translated_errors():
+                    trainer.append(batch)
+            except (FrameStoreError, ValueError) as error:
+                n = len(batch.indices)
+                if isinstance(error, FrameStoreError):
+                    scan.note(error=str(error))
+                if scan.refusal != str(error):  # a full disk says the same again and again
+                    _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, n, error)
+                scan.note(refused=scan.status.refused + n, frames=scan.status.frames - n)
                 scan.refusal = str(error)
-                _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, len(batch.indices), error)
 
     def _trainer(self, scan: _Scan, now: float) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
@@ -310,7 +318,7 @@ class Engine:
             return None
         try:
             trainer = self._begin(scan, optics.geometry)
-        except ValueError as error:
+        except (FrameStoreError, ValueError) as error:
             self._fail(scan, str(error))
             return None
         scan.trainer = trainer
@@ -330,6 +338,7 @@ class Engine:
 
         Raises:
             ValueError: the named probe does not fit.
+            FrameStoreError: there is no file to keep the frames in.
         """
         opened, warm = scan.opened, self._config.training.warm_start
         scan.start = self._named or (self._warm.start(geometry) if warm else Start())
@@ -364,10 +373,12 @@ class Engine:
 
     def _store(self, window: tuple[int, int], frames: int) -> DiskStore | None:
         """Where the frames of a scan are kept; None in the memory of the device."""
-        training = self._config.training
-        if self._device != "cpu" or 4e-6 * frames * window[0] * window[1] <= training.frames_on_disk_above_mb:
+        training, size_mb = self._config.training, 4e-6 * frames * window[0] * window[1]
+        if self._device != "cpu" or size_mb <= training.frames_on_disk_above_mb:
             return None
         folder = training.frames_folder or self._config.output.folder or Path(tempfile.gettempdir())
+        if (free_mb := free_bytes(folder) / 1e6) < size_mb:
+            _log.warning("%s: %.1f MB are free, the frames of this scan take %.1f MB", folder, free_mb, size_mb)
         return DiskStore(window, self._device, folder)
 
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
@@ -393,7 +404,7 @@ class Engine:
                 self._publish(scan, final, now)
                 scan.note(phase="done", steps=trainer.steps)
                 self._remember(scan, trainer, final)
-            except ValueError as error:
+            except (FrameStoreError, ValueError) as error:
                 self._fail(scan, str(error) if len(trainer.dataset) else scan.refusal)
         elif scan.status.phase != "failed":
             scan.note(phase="failed", error=scan.refusal)

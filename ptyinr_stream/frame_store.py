@@ -1,13 +1,16 @@
 """Frames of a long scan on disk while it is trained: the memory of the machine holds what it likes of them.
 
-64,000 frames of 256 x 256 pixels are 17 GB of amplitudes. A file that is mapped into memory leaves to the operating
-system which of them stay in memory, and it gives that memory back when somebody else needs it. The file has no name:
-it ends with the process, however that ends, and what a scan needs to be taken up again is in its recording.
+64,000 frames of 256 x 256 pixels are 17 GB of amplitudes. Read from a file, they stay in memory as far as the operating
+system has any to spare, and it takes that back when somebody else needs it. The file has no name: it ends with the
+process, however that ends, and what a scan needs to be taken up again is in its recording.
+
+It is read, not mapped into memory: what a disk cannot give is then an error, and not the end of the process.
 """
 
 from __future__ import annotations
 
-import mmap
+import os
+import shutil
 import tempfile
 import weakref
 from pathlib import Path
@@ -17,10 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ptyinr_stream.errors import ConfigError
-
-_STEP_BYTES = 2**28
-"""By which the file grows: no byte of it takes room on the disk before a frame is written there."""
+from ptyinr_stream.errors import ConfigError, FrameStoreError
 
 
 class DiskStore:
@@ -29,49 +29,78 @@ class DiskStore:
     Args:
         window: rows and columns of a frame.
         device: where frames are trained.
-        folder: on the disk that is to hold them; not in memory, as /tmp sometimes is.
+        folder: on a disk of this machine that is to hold them; not in memory, as /tmp sometimes is.
+
+    Raises:
+        FrameStoreError: no file can be made there.
+    """
+
+    def __init__(self, window: tuple[int, int], device: str, folder: Path) -> None:
+        self._window, self._device, self._folder = window, torch.device(device), folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # It lives as long as the store. What is written goes to the disk's cache at once, and is there or not.
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115
+        except OSError as error:
+            raise FrameStoreError(f"{folder}: frames cannot be kept there: {error.strerror}") from error
+        weakref.finalize(self, self._file.close)
+        self._frame_bytes = 4 * window[0] * window[1]
+
+    def write(self, row: int, amplitudes: NDArray[np.float32]) -> None:
+        """Put frames (n, h, w) at the places from `row` on.
+
+        Raises:
+            FrameStoreError: the disk is full, or broken.
+        """
+        left = memoryview(np.ascontiguousarray(amplitudes, np.float32).reshape(-1).view(np.uint8))
+        offset = row * self._frame_bytes
+        try:
+            while left:
+                written = os.pwrite(self._file.fileno(), left, offset)
+                left, offset = left[written:], offset + written
+        except OSError as error:
+            raise FrameStoreError(f"{self._folder}: frames cannot be kept there: {error.strerror}") from error
+
+    def take(self, rows: NDArray[np.int64]) -> Tensor:
+        """(n, h, w) frames by their places, on the device.
+
+        Raises:
+            FrameStoreError: the disk is broken.
+        """
+        frames = np.empty((len(rows), *self._window), np.float32)
+        for row, frame in zip(rows.tolist(), frames, strict=True):
+            self._read(row * self._frame_bytes, memoryview(frame.reshape(-1).view(np.uint8)))
+        return torch.from_numpy(frames).to(self._device)
+
+    def _read(self, offset: int, room: memoryview) -> None:
+        """Fill the room."""
+        try:
+            while room:
+                read = os.preadv(self._file.fileno(), [room], offset)
+                if not read:
+                    raise FrameStoreError(f"{self._folder}: the file of frames ends before byte {offset}")
+                room, offset = room[read:], offset + read
+        except OSError as error:
+            raise FrameStoreError(f"{self._folder}: frames cannot be read back: {error.strerror}") from error
+
+
+def check_folder(folder: Path) -> str:
+    """Say how much room there is.
 
     Raises:
         ConfigError: no file can be made there.
     """
+    try:
+        return f"{folder}: can be written, {free_bytes(folder) / 1e9:.1f} GB are free"
+    except FrameStoreError as error:
+        raise ConfigError(f"training.frames_folder: {error}") from error
 
-    def __init__(self, window: tuple[int, int], device: str, folder: Path) -> None:
-        self._window, self._device = window, torch.device(device)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (it lives as long as the store)
-        except OSError as error:
-            raise ConfigError(f"{folder}: frames cannot be kept there: {error.strerror}") from error
-        weakref.finalize(self, self._file.close)
-        self._frame_bytes = 4 * window[0] * window[1]
-        self._map: mmap.mmap | None = None
-        self._frames: NDArray[np.float32] = np.empty((0, *window), np.float32)
-        self._size = 0
 
-    def append(self, amplitudes: NDArray[np.float32]) -> None:
-        """Write frames (n, h, w).
+def free_bytes(folder: Path) -> int:
+    """Room for frames.
 
-        Raises:
-            OSError: the disk is full.
-        """
-        data = np.ascontiguousarray(amplitudes, np.float32)
-        # Written, not stored through the map: a full disk is then an error, and not the end of the process.
-        self._file.seek(self._size * self._frame_bytes)
-        self._file.write(data.data)
-        self._file.flush()
-        self._size += len(data)
-        if self._size > len(self._frames):
-            self._remap()
-
-    def take(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n, h, w) frames by their places, on the device."""
-        return torch.from_numpy(self._frames[rows]).to(self._device)
-
-    def _remap(self) -> None:
-        need = self._size * self._frame_bytes
-        size = -(-need // _STEP_BYTES) * _STEP_BYTES
-        self._file.truncate(size)
-        self._map = mmap.mmap(self._file.fileno(), size, access=mmap.ACCESS_READ)
-        frames = size // self._frame_bytes
-        flat = np.frombuffer(self._map, np.float32, frames * self._window[0] * self._window[1])
-        self._frames = flat.reshape(frames, *self._window)
+    Raises:
+        FrameStoreError: no file can be made there.
+    """
+    DiskStore((1, 1), "cpu", folder)
+    return shutil.disk_usage(folder).free
