@@ -52,7 +52,7 @@ class DiskStore:
         Raises:
             FrameStoreError: the disk is full, or broken.
         """
-        left = memoryview(np.ascontiguousarray(amplitudes, np.float32).reshape(-1).view(np.uint8))
+        left = np.ascontiguousarray(amplitudes, np.float32).reshape(-1).view(np.uint8).data
         offset = row * self._frame_bytes
         try:
             while left:
@@ -69,7 +69,7 @@ class DiskStore:
         """
         frames = np.empty((len(rows), *self._window), np.float32)
         for row, frame in zip(rows.tolist(), frames, strict=True):
-            self._read(row * self._frame_bytes, memoryview(frame.reshape(-1).view(np.uint8)))
+            self._read(row * self._frame_bytes, frame.reshape(-1).view(np.uint8).data)
         return torch.from_numpy(frames).to(self._device)
 
     def _read(self, offset: int, room: memoryview) -> None:

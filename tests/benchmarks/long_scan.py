@@ -1,11 +1,12 @@
 """Memory of a long scan that is trained while it is taken: `python tests/benchmarks/long_scan.py [--frames 64000]
-[--rate 2000] [--after 60] [--device cpu] [--in-memory] [--folder FOLDER]`.
+[--rate 2000] [--after 60] [--device cpu] [--in-memory] [--cold] [--folder FOLDER]`.
 
 Simulated frames of 256 x 256 uint16 go through the daemon's engine 800 at a time (a position message of HXN's PandA),
 at most at `--rate` frames/s and at most one portion a step, so that training takes steps all along; then it refines for
 `--after` seconds. Snapshots go to a sink that drops them; checkpoints are written. The amplitudes (17 GB of 64,000
 frames) lie in an unnamed file in `--folder`, by default that for temporary files, as the daemon keeps them on a CPU;
-`--in-memory` keeps them in the memory of the process instead, and on a GPU they lie in its own. The object repeats
+`--in-memory` keeps them in the memory of the process instead, and on a GPU they lie in its own; `--cold` drops the page
+cache of the file before each step, as if the scan were far larger than the machine's memory. The object repeats
 itself every 64 px, so that 256 distinct frames are all there are, and yet each fits its place.
 
 Prints a row at each eighth of the scan and one at the end, the figures since the row before: frames, seconds since the
@@ -18,24 +19,26 @@ and the snapshots so far.
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import scans
 import torch
-from scans import PHOTONS, head, row
+from live import report
+from scans import head, row
 
 import ptyinr
-from ptyinr.optics import ZonePlate, focused_probe
 from ptyinr.phantoms import phantom
-from ptyinr.simulate import simulate
-from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened, ScanReport
+from ptyinr.simulate import SimulatedNoise, simulate
+from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.motors import resolve
@@ -43,10 +46,8 @@ from ptyinr_stream.replay import HXN_ENCODERS
 
 WINDOW, STEP, PERIOD, COLUMNS = 256, 4, 64, 250
 PORTION = 800
-GEOMETRY = ptyinr.ScanGeometry(
-    wavelength_m=0.1239797e-9, distance_m=0.5, detector_pixel_m=55e-6, window=(WINDOW, WINDOW)
-)
-PROBE = focused_probe(ZonePlate(100e-6, 87e-9, 30e-6), GEOMETRY, defocus_m=4e-4, photons=PHOTONS)
+GEOMETRY = replace(scans.GEOMETRY, window=(WINDOW, WINDOW))
+PROBE = scans.probe_of("defocused", GEOMETRY)
 SAMPLED_S = 0.02
 """Between two looks at the memory."""
 
@@ -56,13 +57,11 @@ class Frames:
 
     def __init__(self, frames: int) -> None:
         self.total = frames
-        places = np.arange(PERIOD // STEP)
+        places = np.arange(PERIOD // STEP, dtype=np.float64)
         corners = STEP * np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
         repeats = (PERIOD + WINDOW) // PERIOD
-        self._field = np.tile(phantom("cells", (PERIOD, PERIOD)), (repeats, repeats))
-        random = np.random.default_rng(0)
-        expected = simulate(GEOMETRY, self._field, PROBE, corners).counts
-        self._distinct = random.poisson(expected).clip(max=2**16 - 2).astype(np.uint16)
+        field = np.tile(phantom("cells", (PERIOD, PERIOD)), (repeats, repeats))
+        self._distinct = simulate(GEOMETRY, field, PROBE, corners, noise=SimulatedNoise("photons")).counts
 
     def document(self) -> dict[str, Any]:
         """The start document of a scan whose rows are the slow axis."""
@@ -122,14 +121,17 @@ def _kilobytes(path: str) -> dict[str, float]:
     return {words[0].rstrip(":"): 1.024 * float(words[1]) for words in lines if words[-1] == "kB"}
 
 
-def unnamed_mb(folder: Path) -> float:
-    """On the disk, of this process's files there that have no name."""
-    sizes = 0
+def unnamed(folder: Path) -> list[int]:
+    """Descriptors of this process's files there that have no name."""
+    found = []
     for link in Path("/proc/self/fd").iterdir():
-        name = str(link.readlink()) if link.is_symlink() else ""
+        try:
+            name = str(link.readlink())
+        except FileNotFoundError:  # of the listing itself
+            continue
         if name.startswith(str(folder.resolve())) and name.endswith("(deleted)"):
-            sizes += 512 * link.stat().st_blocks
-    return sizes / 1e6
+            found.append(int(link.name))
+    return found
 
 
 class Dropped:
@@ -200,7 +202,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
             f"{1e3 * sum(spent.appending) / max(1, PORTION * len(spent.appending)):.2f}",
             *(f"{mb:.0f}" for mb in (anonymous, max(memory.most, anonymous), mapped)),
             f"{_kilobytes('/proc/meminfo')['MemAvailable'] / 1e3:.0f}",
-            f"{unnamed_mb(folder):.0f}",
+            f"{sum(512 * os.fstat(file).st_blocks for file in unnamed(folder)) / 1e6:.0f}",
             sink.snapshots,
         ]
         row(cells)
@@ -224,9 +226,10 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
             eighths += 1
             tell()
         if sent == frames.total and not closed:
-            whole = ScanReport(sent, sent, sent, 0, 0, 0, 0, 0, 0, 0, 0, "success", "complete")
-            engine.take(ScanClosed("long", whole), time.monotonic())
+            engine.take(ScanClosed("long", report(sent)), time.monotonic())
             closed = True
+        for file in unnamed(folder) if chosen.cold else ():
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         before, shown = time.monotonic(), sink.snapshots
         if engine.work(time.monotonic):
             took = time.monotonic() - before
@@ -246,6 +249,7 @@ def main() -> None:
     arguments.add_argument("--after", type=float, default=60.0)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--in-memory", action="store_true")
+    arguments.add_argument("--cold", action="store_true", help="drop the page cache of the frames before each step")
     arguments.add_argument("--folder", type=Path, help="on a disk with room for the frames")
     arguments.add_argument("--threads", type=int, default=1)
     chosen = arguments.parse_args()
