@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -23,6 +24,7 @@ from typing import Any, Self
 import httpx
 import numpy as np
 
+from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
@@ -45,6 +47,9 @@ _log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.2
 """How long the loop waits for a delivery when there is nothing to train; errors of threads are seen as soon."""
+DELIVERY_S = 1.0
+"""How long deliveries are taken before the next step, or as long as the last one took: frames that come faster than
+they can be kept stop no picture."""
 FLUSH_S = 30.0
 """How long finals may take to leave when the daemon stops."""
 
@@ -57,6 +62,8 @@ class DaemonStatus(ReceptionStatus):
     publishers: list[PublisherStatus] = field(default_factory=list)
     disk_free_gb: float | None = None
     """Of the disk that results and recordings go to."""
+    backlog: dict[str, float] = field(default_factory=dict)
+    """What waits for training: see `Backlog.status`."""
     silent_s: float = 0.0
     """Since the main loop last came round."""
 
@@ -94,8 +101,7 @@ class Daemon:
             check_folder(config.training.frames_folder)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
-        # Not a SimpleQueue: after a signal whose handling outlasts the timeout, CPython 3.11's waits for ever.
-        self._outputs: queue.Queue[Output] = queue.Queue()
+        self._outputs = Backlog[Output](1e6 * config.training.backlog_mb, config.frames_folder)
         self._stop = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._publishers: list[PublisherThread] = []
@@ -139,10 +145,14 @@ class Daemon:
             StreamError: what ended one of the threads.
         """
         with self._noting_failure():
+            worked = 0.0
             while not self._stop.is_set():
                 self._heart.beat()
-                self._deliver()
-                if not self.engine.work(time.monotonic):
+                self._deliver(max(DELIVERY_S, worked))
+                began = time.monotonic()
+                busy = self.engine.work(time.monotonic)
+                worked = time.monotonic() - began
+                if not busy:
                     with contextlib.suppress(queue.Empty):
                         self._take(self._outputs.get(timeout=IDLE_WAIT_S))
                 self._attempts.finished(status.uid for status in self.engine.history)
@@ -178,6 +188,7 @@ class Daemon:
         received = self._reception.status if self._reception else ReceptionStatus()
         return DaemonStatus(
             **{name.name: getattr(received, name.name) for name in fields(received)},
+            backlog=self._outputs.status(),
             scan=self.engine.status,
             publishers=[publisher.status for publisher in self._publishers],
             disk_free_gb=free_gb(self._config.output.folder),
@@ -193,7 +204,7 @@ class Daemon:
 
     def _finish(self) -> None:
         with self._noting_failure():
-            self._deliver()
+            self._deliver(math.inf)
             self.engine.stop(time.monotonic())
 
     @contextlib.contextmanager
@@ -209,10 +220,13 @@ class Daemon:
         if not self._failed:
             self._attempts.stopped()
 
-    def _deliver(self) -> None:
+    def _deliver(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
             while True:
-                self._take(self._outputs.get_nowait())
+                self._take(self._outputs.get())
+                if time.monotonic() >= until:
+                    return
 
     def _take(self, output: Output) -> None:
         if self._trace is not None:

@@ -11,12 +11,10 @@ One that still receives stragglers keeps them until it is closed.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -376,7 +374,7 @@ class Engine:
         training, size_mb = self._config.training, 4e-6 * frames * window[0] * window[1]
         if self._device != "cpu" or size_mb <= training.frames_on_disk_above_mb:
             return None
-        folder = training.frames_folder or self._config.output.folder or Path(tempfile.gettempdir())
+        folder = self._config.frames_folder
         if (free_mb := free_bytes(folder) / 1e6) < size_mb:
             _log.warning("%s: %.1f MB are free, the frames of this scan take %.1f MB", folder, free_mb, size_mb)
         return DiskStore(window, self._device, folder)

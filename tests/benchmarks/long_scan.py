@@ -1,25 +1,27 @@
 """Memory of a long scan that is trained while it is taken: `python tests/benchmarks/long_scan.py [--frames 64000]
 [--rate 2000] [--after 60] [--device cpu] [--in-memory] [--cold] [--folder FOLDER]`.
 
-Simulated frames of 256 x 256 uint16 go through the daemon's engine 800 at a time (a position message of HXN's PandA),
-at most at `--rate` frames/s and at most one portion a step, so that training takes steps all along; then it refines for
-`--after` seconds. Snapshots go to a sink that drops them; checkpoints are written. The amplitudes (17 GB of 64,000
-frames) lie in an unnamed file in `--folder`, by default that for temporary files, as the daemon keeps them on a CPU;
-`--in-memory` keeps them in the memory of the process instead, and on a GPU they lie in its own; `--cold` drops the page
-cache of the file before each step, as if the scan were far larger than the machine's memory. The object repeats
-itself every 64 px, so that 256 distinct frames are all there are, and yet each fits its place.
+Simulated frames of 256 x 256 uint16 come at `--rate` frames/s in portions of 800 (a position message of HXN's PandA)
+into the daemon's backlog, from where its engine takes them as in the daemon: for a second or as long as the last step
+took, then there is a step. When all are there it refines for `--after` seconds. Snapshots go to a sink that drops them;
+checkpoints are written. The amplitudes (17 GB of 64,000 frames) lie in an unnamed file in `--folder`, by default that
+for temporary files, as the daemon keeps them on a CPU; `--in-memory` keeps them in the memory of the process instead,
+and on a GPU they lie in its own; `--cold` drops the page cache of these files before each step, as if the scan were far
+larger than the machine's memory. The object repeats itself every 64 px, so that 256 distinct frames are all there are,
+and yet each fits its place.
 
 Prints a row at each eighth of the scan and one at the end, the figures since the row before: frames, seconds since the
 start, steps, seconds a step (median and longest) and a snapshot (with its judging; longest), milliseconds a frame for
 appending, memory of the process in MB that is not in a file (`RssAnon`, with shared memory) now and at the most, of its
-files (`RssFile`: page cache that is mapped), what the machine still has available, bytes of the store on disk in MB,
-and the snapshots so far.
+files (`RssFile`: page cache that is mapped), what the machine still has available, MB on disk of the store and of the
+backlog, frames that wait in it, and the snapshots so far.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import queue
 import tempfile
 import threading
 import time
@@ -39,7 +41,9 @@ import ptyinr
 from ptyinr.phantoms import phantom
 from ptyinr.simulate import SimulatedNoise, simulate
 from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened
+from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, parse_config
+from ptyinr_stream.daemon import DELIVERY_S
 from ptyinr_stream.engine import Engine
 from ptyinr_stream.motors import resolve
 from ptyinr_stream.replay import HXN_ENCODERS
@@ -89,6 +93,26 @@ class Frames:
         which = at % period
         counts = self._distinct[which[:, 0] * period + which[:, 1]]
         return ptyinr.Batch(indices, counts, (at - middle) * STEP * GEOMETRY.pixel_m)
+
+
+class Feed(threading.Thread):
+    """Puts the scan into a backlog as it is taken."""
+
+    def __init__(self, frames: Frames, rate: float, backlog: Backlog) -> None:
+        super().__init__(daemon=True)
+        self._frames, self._rate, self._backlog = frames, rate, backlog
+        self.sent = 0
+
+    def run(self) -> None:
+        """To the end of the scan."""
+        began, total = time.monotonic(), self._frames.total
+        while self.sent < total:
+            stop = min(self.sent + PORTION, total)
+            if self._rate and (ahead := began + stop / self._rate - time.monotonic()) > 0:
+                time.sleep(ahead)
+            self._backlog.put(Joined("long", self._frames.batch(self.sent, stop)))
+            self.sent = stop
+        self._backlog.put(ScanClosed("long", report(total)))
 
 
 class Memory(threading.Thread):
@@ -186,14 +210,16 @@ def config_of(chosen: argparse.Namespace, folder: Path) -> Config:
 def run(chosen: argparse.Namespace, folder: Path) -> None:
     """One scan."""
     frames, sink, memory, spent = Frames(chosen.frames), Dropped(), Memory(), Spent()
-    engine = Engine(config_of(chosen, folder), [sink], device=chosen.device, probe=PROBE)
-    began, sent, eighths, closed = time.monotonic(), 0, 0, False
+    config = config_of(chosen, folder)
+    engine = Engine(config, [sink], device=chosen.device, probe=PROBE)
+    backlog = Backlog(1e6 * config.training.backlog_mb, config.frames_folder)
+    feed, began, taken, eighths, took = Feed(frames, chosen.rate, backlog), time.monotonic(), 0, 0, 0.0
 
     def tell() -> None:
         status = engine.status
         anonymous, mapped = memory.now()
         cells = [
-            sent,
+            taken,
             f"{time.monotonic() - began:.0f}",
             status.steps if status else 0,
             f"{median(spent.steps or [nan]):.2f}",
@@ -203,6 +229,8 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
             *(f"{mb:.0f}" for mb in (anonymous, max(memory.most, anonymous), mapped)),
             f"{_kilobytes('/proc/meminfo')['MemAvailable'] / 1e3:.0f}",
             f"{sum(512 * os.fstat(file).st_blocks for file in unnamed(folder)) / 1e6:.0f}",
+            f"{backlog.status()['file_mb']:.0f}",
+            feed.sent - taken,
             sink.snapshots,
         ]
         row(cells)
@@ -213,26 +241,29 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
     document = frames.document()
     engine.take(ScanOpened("long", document, resolve(document, {}, HXN_ENCODERS)), began)
     memory.start()
+    feed.start()
     tell()
     while not engine.history:
-        due = (time.monotonic() - began) * chosen.rate if chosen.rate else frames.total
-        if sent < frames.total and due >= min(sent + PORTION, frames.total):
-            portion = frames.batch(sent, min(sent + PORTION, frames.total))
+        delivering = time.monotonic()
+        while time.monotonic() < delivering + max(DELIVERY_S, took):
+            try:
+                output = backlog.get()
+            except queue.Empty:
+                break
             before = time.monotonic()
-            engine.take(Joined("long", portion), before)
-            spent.appending.append(time.monotonic() - before)
-            sent += len(portion.indices)
-        if sent >= (eighths + 1) * frames.total / 8 and not closed:
-            eighths += 1
-            tell()
-        if sent == frames.total and not closed:
-            engine.take(ScanClosed("long", report(sent)), time.monotonic())
-            closed = True
+            engine.take(output, before)
+            if isinstance(output, Joined):
+                spent.appending.append(time.monotonic() - before)
+                taken += len(output.batch.indices)
+            if taken >= (eighths + 1) * frames.total / 8:
+                eighths += 1
+                tell()
         for file in unnamed(folder) if chosen.cold else ():
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         before, shown = time.monotonic(), sink.snapshots
-        if engine.work(time.monotonic):
-            took = time.monotonic() - before
+        busy = engine.work(time.monotonic)
+        took = time.monotonic() - before
+        if busy:
             (spent.shown if sink.snapshots > shown else spent.steps).append(took)
         else:
             time.sleep(0.01)
@@ -245,7 +276,7 @@ def main() -> None:
     """Run and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--frames", type=int, default=64_000, help=f"whole rows of {COLUMNS}")
-    arguments.add_argument("--rate", type=float, default=2000.0, help="0 appends a portion with every step")
+    arguments.add_argument("--rate", type=float, default=2000.0, help="0 puts all there at once")
     arguments.add_argument("--after", type=float, default=60.0)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--in-memory", action="store_true")
@@ -259,7 +290,8 @@ def main() -> None:
     head(
         [
             *("frames", "s", "steps", "s a step", "longest", "with a snapshot", "ms a frame appended"),
-            *("MB outside files", "at most", "MB in files", "MB available", "MB on disk", "snapshots"),
+            *("MB outside files", "at most", "MB in files", "MB available", "MB on disk", "of backlog", "waiting"),
+            "snapshots",
         ]
     )
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:
