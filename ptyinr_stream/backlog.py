@@ -1,12 +1,13 @@
 """What the intake has delivered and training has not taken yet, in bounded memory.
 
 A step, a snapshot or the search for a probe takes up to some seconds, and 2,000 frames of 256 x 256 pixels a second are
-260 MB. What memory is not allowed to hold of them waits in an unnamed file, in its order.
+260 MB. What memory is not allowed to hold of them waits in unnamed files, in its order.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 from collections import deque
 from dataclasses import dataclass, replace
@@ -24,10 +25,13 @@ from ptyinr_stream.unnamed_file import UnnamedFile
 
 _log = logging.getLogger(__name__)
 
+FILE_BYTES = 2**30
+"""From which on the next file is begun: the disk gets the room of one back when nothing in it waits any more."""
+
 
 @dataclass(frozen=True, eq=False)
 class _Filed:
-    """A batch whose pixels are in the file."""
+    """A batch whose pixels are in a file, which ends with the last of its batches."""
 
     file: UnnamedFile
     emptied: Joined
@@ -39,13 +43,18 @@ class _Filed:
     parts: list[tuple[tuple[int, ...], np.dtype[Any]]]
     """Shape and type of the counts, and of the masks where each frame has its own; one after the other."""
 
+    @property
+    def nbytes(self) -> int:
+        """In the file."""
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
+
 
 class Backlog:
     """A queue between one thread that puts and one that gets.
 
     Args:
         most_bytes: of the pixels that wait in memory.
-        folder: of the file that holds the others, made when it is needed.
+        folder: of the files that hold the others, made when they are needed.
     """
 
     def __init__(self, most_bytes: float, folder: Path) -> None:
@@ -53,8 +62,8 @@ class Backlog:
         self._waiting: deque[Output | _Filed] = deque()
         self._changed = Condition()
         self._file: UnnamedFile | None = None
-        self._filed, self._end = 0, 0  # batches in the file, and where the next one goes
-        self._bytes = 0
+        self._end = 0  # of what is in the file
+        self._bytes = self._filed_bytes = 0
         self._failed = False
 
     def put(self, output: Output) -> None:
@@ -71,6 +80,8 @@ class Backlog:
             self._waiting.append(waits)
             if isinstance(waits, Joined):
                 self._bytes += _pixel_bytes(waits.batch)
+            elif isinstance(waits, _Filed):
+                self._filed_bytes += waits.nbytes
             self._changed.notify()
 
     def get(self, timeout: float = 0.0) -> Output:
@@ -86,52 +97,44 @@ class Backlog:
             first = self._waiting.popleft()
             if isinstance(first, Joined):
                 self._bytes -= _pixel_bytes(first.batch)
-        return self._fetched(first) if isinstance(first, _Filed) else first
+            elif isinstance(first, _Filed):
+                self._filed_bytes -= first.nbytes
+            if not self._waiting:
+                self._file = None
+        return _fetched(first) if isinstance(first, _Filed) else first
 
     def status(self) -> dict[str, float]:
-        """Outputs that wait, and megabytes of their pixels in memory and in the file."""
+        """Outputs that wait, and megabytes of their pixels in memory and in files."""
         with self._changed:
-            return {"waiting": len(self._waiting), "memory_mb": self._bytes / 1e6, "file_mb": self._end / 1e6}
+            return {"waiting": len(self._waiting), "memory_mb": self._bytes / 1e6, "file_mb": self._filed_bytes / 1e6}
 
     def _put_away(self, output: Joined) -> _Filed:
         batch = output.batch
         own_masks = batch.mask is not None and batch.mask.ndim == 3
         arrays = [batch.counts, batch.mask] if own_masks and batch.mask is not None else [batch.counts]
-        file = self._file = self._file or UnnamedFile(self._folder)
         with self._changed:
-            offset, self._end = self._end, self._end + sum(array.nbytes for array in arrays)
-            self._filed += 1
-        try:
-            at = offset
-            for array in arrays:
-                file.write(at, array)
-                at += array.nbytes
-        except FrameStoreError:
-            self._release(file)
-            raise
+            file, offset = self._file, self._end
+        if file is None or offset >= FILE_BYTES:
+            file, offset = UnnamedFile(self._folder), 0
+        end = offset
+        for array in arrays:
+            file.write(end, array)
+            end += array.nbytes
+        with self._changed:
+            self._file, self._end = file, end
         none = Batch(np.empty(0, np.int64), np.empty((0, *batch.counts.shape[1:]), np.uint8), np.empty((0, 2)))
         parts = [(array.shape, array.dtype) for array in arrays]
         shared = None if own_masks else batch.mask
         return _Filed(file, replace(output, batch=none), batch.indices, batch.positions_m, shared, offset, parts)
 
-    def _fetched(self, filed: _Filed) -> Joined:
-        arrays, at = [np.empty(shape, dtype) for shape, dtype in filed.parts], filed.offset
-        try:
-            for array in arrays:
-                filed.file.read(at, array)
-                at += array.nbytes
-        finally:
-            self._release(filed.file)
-        mask = arrays[1] if len(arrays) > 1 else filed.mask
-        return replace(filed.emptied, batch=Batch(filed.indices, arrays[0], filed.positions_m, mask))
 
-    def _release(self, file: UnnamedFile) -> None:
-        """One batch less is in the file; the last one gives its room back."""
-        with self._changed:
-            self._filed -= 1
-            if not self._filed:
-                file.clear()
-                self._end = 0
+def _fetched(filed: _Filed) -> Joined:
+    arrays, at = [np.empty(shape, dtype) for shape, dtype in filed.parts], filed.offset
+    for array in arrays:
+        filed.file.read(at, array)
+        at += array.nbytes
+    mask = arrays[1] if len(arrays) > 1 else filed.mask
+    return replace(filed.emptied, batch=Batch(filed.indices, arrays[0], filed.positions_m, mask))
 
 
 def _pixel_bytes(batch: Batch) -> int:

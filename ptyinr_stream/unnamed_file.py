@@ -67,7 +67,3 @@ class UnnamedFile:
                 room, offset = room[read:], offset + read
         except OSError as error:
             raise FrameStoreError(f"{self._folder}: frames cannot be read back: {error.strerror}") from error
-
-    def clear(self) -> None:
-        """Give its room on the disk back."""
-        self._file.truncate(0)

@@ -65,7 +65,7 @@ class Frames:
         corners = STEP * np.stack(np.meshgrid(places, places, indexing="ij"), -1).reshape(-1, 2)
         repeats = (PERIOD + WINDOW) // PERIOD
         field = np.tile(phantom("cells", (PERIOD, PERIOD)), (repeats, repeats))
-        self._distinct = simulate(GEOMETRY, field, PROBE, corners, noise=SimulatedNoise("photons")).counts
+        self._distinct = simulate(GEOMETRY, field, PROBE, corners, photons=1e6, noise=SimulatedNoise("photons")).counts
 
     def document(self) -> dict[str, Any]:
         """The start document of a scan whose rows are the slow axis."""

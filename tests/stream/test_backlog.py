@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ptyinr.types import Batch
+from ptyinr_stream import backlog as backlog_module
 from ptyinr_stream.assembler import BaselineAdded, Joined
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.errors import FrameStoreError
+from ptyinr_stream.unnamed_file import UnnamedFile
 
 SHAPE = (4, 6)
 FRAME_BYTES = 2 * 4 * 6
@@ -69,17 +72,34 @@ def test_everything_comes_out_in_order_and_memory_holds_no_more_than_it_may(tmp_
     assert backlog.status() == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
 
 
-def test_the_file_gives_its_room_back_when_nothing_in_it_waits_any_more(tmp_path):
-    backlog = Backlog(0, tmp_path)
-    backlog.put(joined(0, 3))
-    backlog.put(joined(3, 3))
-    backlog.get()
-    assert backlog.status()["file_mb"] == 6e-6 * FRAME_BYTES
-    backlog.get()
-    assert backlog.status()["file_mb"] == 0
+def test_a_file_gives_its_room_back_when_nothing_in_it_waits_any_more(tmp_path, monkeypatch):
+    files: list[weakref.ref[UnnamedFile]] = []
+
+    def made(folder: Path) -> UnnamedFile:
+        file = UnnamedFile(folder)
+        files.append(weakref.ref(file))
+        return file
+
+    monkeypatch.setattr(backlog_module, "UnnamedFile", made)
+    monkeypatch.setattr(backlog_module, "FILE_BYTES", 4 * FRAME_BYTES)
+    backlog, open_files = Backlog(0, tmp_path), []
+    for first in range(0, 15, 3):
+        backlog.put(joined(first, 3))
+    for first in range(0, 15, 3):
+        assert backlog.status()["file_mb"] == pytest.approx(1e-6 * (15 - first) * FRAME_BYTES)
+        assert same(backlog.get(), joined(first, 3))
+        open_files.append([file() is not None for file in files])
+    gone, there = False, True
+    assert open_files == [
+        [there, there, there],
+        [gone, there, there],
+        [gone, there, there],
+        [gone, gone, there],
+        [gone, gone, gone],
+    ]
+    backlog.put(joined(15, 2))
+    assert same(backlog.get(), joined(15, 2))
     assert list(tmp_path.iterdir()) == []
-    backlog.put(joined(6, 2))
-    assert same(backlog.get(), joined(6, 2))
 
 
 def test_without_room_on_the_disk_frames_wait_in_memory_and_it_is_said_once(tmp_path, full_disk, caplog):

@@ -22,7 +22,7 @@ from daemons import configuration
 from tiled.client import from_uri
 
 from ptyinr_stream import daemon as daemon_module
-from ptyinr_stream.assembler import Assembler
+from ptyinr_stream.assembler import Assembler, BaselineAdded
 from ptyinr_stream.daemon import IDLE_WAIT_S, Daemon
 from ptyinr_stream.errors import ConfigError, EndpointError
 from ptyinr_stream.formats import RecordedScan
@@ -287,6 +287,14 @@ def test_frames_that_wait_for_training_in_a_file_are_all_trained(tmp_path, simul
         status = daemon.engine.history[0]
         assert (status.phase, status.frames, status.refused) == ("done", 72, 0)
         assert daemon.status.intake["backlog"] == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
+
+
+def test_deliveries_without_an_end_leave_training_its_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(daemon_module, "DELIVERY_S", 0.01)
+    with Daemon(configuration(tmp_path)) as daemon, monkeypatch.context() as patched:
+        patched.setattr(daemon._outputs, "get", lambda: BaselineAdded("of no scan", {}))
+        patched.setattr(daemon.engine, "work", lambda now: daemon.stop() is None)
+        daemon.run()
 
 
 def test_an_interrupted_daemon_delivers_what_it_has(tmp_path, simulated, known_probe):
