@@ -13,7 +13,7 @@ from collections import deque
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Condition
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,10 @@ class _Filed:
         return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.parts)
 
 
-class Backlog:
+T = TypeVar("T", bound=Output)
+
+
+class Backlog(Generic[T]):
     """A queue between one thread that puts and one that gets.
 
     Args:
@@ -59,16 +62,19 @@ class Backlog:
 
     def __init__(self, most_bytes: float, folder: Path) -> None:
         self._most_bytes, self._folder = most_bytes, folder
-        self._waiting: deque[Output | _Filed] = deque()
+        self._waiting: deque[T | _Filed] = deque()
         self._changed = Condition()
         self._file: UnnamedFile | None = None
         self._end = 0  # of what is in the file
         self._bytes = self._filed_bytes = 0
         self._failed = False
 
-    def put(self, output: Output) -> None:
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, output: T) -> None:
         """Add an output; a disk without room makes it wait in memory all the same."""
-        waits: Output | _Filed = output
+        waits: T | _Filed = output
         if isinstance(output, Joined) and self._bytes + _pixel_bytes(output.batch) > self._most_bytes:
             try:
                 waits = self._put_away(output)
@@ -84,7 +90,7 @@ class Backlog:
                 self._filed_bytes += waits.nbytes
             self._changed.notify()
 
-    def get(self, timeout: float = 0.0) -> Output:
+    def get(self, timeout: float = 0.0) -> T:
         """Take the oldest output.
 
         Raises:
@@ -101,7 +107,7 @@ class Backlog:
                 self._filed_bytes -= first.nbytes
             if not self._waiting:
                 self._file = None
-        return _fetched(first) if isinstance(first, _Filed) else first
+        return cast(T, _fetched(first)) if isinstance(first, _Filed) else first
 
     def status(self) -> dict[str, float]:
         """Outputs that wait, and megabytes of their pixels in memory and in files."""

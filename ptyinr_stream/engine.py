@@ -22,7 +22,7 @@ import torch
 
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer
-from ptyinr.types import Batch, ScanGeometry, Snapshot
+from ptyinr.types import ScanGeometry, Snapshot
 from ptyinr_stream.assembler import (
     BaselineAdded,
     CalibrationAdded,
@@ -35,6 +35,7 @@ from ptyinr_stream.assembler import (
     ScanReport,
     SeriesBound,
 )
+from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import CheckpointError, DeviceError, FrameStoreError, GeometryError
@@ -105,11 +106,14 @@ class _Scan:
     opened: ScanOpened
     began: float
     status: ScanStatus
+    waiting: Backlog[Joined]
+    """For the optics."""
+    window: tuple[int, int] | None = None
+    """Of its frames, once the first has come."""
     baseline: dict[str, Any] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
     """The detector's."""
     calibration: dict[str, Any] = field(default_factory=dict)
-    waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
     refinement: Refinement | None = None
     """Since the scan was closed."""
@@ -181,7 +185,7 @@ class Engine:
         match output:
             case ScanOpened():
                 status = ScanStatus(output.uid, "waiting for frames", output.expected)
-                self._scans[output.uid] = _Scan(output, now, status)
+                self._scans[output.uid] = _Scan(output, now, status, self._backlog())
                 if self._checkpoints is not None:
                     self._checkpoints.begin(output.uid)
             case BaselineAdded():
@@ -195,7 +199,7 @@ class Engine:
                     scan.calibration |= output.values
             case Joined():
                 if scan := self._scans.get(output.uid):
-                    self._append(scan, output.batch, now)
+                    self._append(scan, output, now)
             case ScanClosed():
                 if scan := self._scans.get(output.uid):
                     self._close(scan, output.report, now)
@@ -267,13 +271,15 @@ class Engine:
         # On large fields, which take seconds to write, a twentieth of the time goes into checkpoints.
         scan.next_checkpoint = now() + max(self._config.training.checkpoint_s, 20 * (now() - began))
 
-    def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
-        first = scan.status.first_frame_at
+    def _append(self, scan: _Scan, joined: Joined, now: float) -> None:
+        batch, first = joined.batch, scan.status.first_frame_at
         frames = scan.status.frames + len(batch.indices)
         scan.note(frames=frames, first_frame_at=now if first is None else first, last_frame_at=now)
         if scan.status.phase == "failed":
             return
-        scan.waiting.append(batch)
+        height, width = batch.counts.shape[1:]
+        scan.window = scan.window or (height, width)
+        scan.waiting.put(joined)
         if (trainer := self._trainer(scan, now)) is None:
             return
         self._hand_over(scan, trainer)
@@ -283,8 +289,8 @@ class Engine:
 
         So does one that the disk has no room for: training goes on with those that are there.
         """
-        while scan.waiting:
-            batch = scan.waiting.pop(0)
+        while len(scan.waiting):
+            batch = scan.waiting.get().batch
             try:
                 with self._translated_errors():
                     trainer.append(batch)
@@ -301,15 +307,14 @@ class Engine:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
         if scan.status.phase == "failed":
             return None
-        if scan.trainer is not None or not scan.waiting:
+        if scan.trainer is not None or scan.window is None:
             return scan.trainer
-        height, width = scan.waiting[0].counts.shape[1:]
         document = scan.opened.document
         # The detector's header is the last resort: only when no baseline reading can still come before it.
         early = not scan.baseline and not scan.closed and now - scan.began < self._config.assembly.settle_s
         header = {} if early else scan.header
         try:
-            optics = scan_optics(self._config.geometry, (height, width), document, scan.baseline, header)
+            optics = scan_optics(self._config.geometry, scan.window, document, scan.baseline, header)
         except GeometryError as error:
             if scan.closed:  # the baseline reading may still come
                 self._fail(scan, str(error))
@@ -368,6 +373,9 @@ class Engine:
             except ValueError as error:
                 _log.info("scan %s begins without the object of %s: %s", opened.uid, scan.start.of, error)
         return make(probe=scan.start.probe)
+
+    def _backlog(self) -> Backlog[Joined]:
+        return Backlog(1e6 * self._config.training.backlog_mb, self._config.frames_folder)
 
     def _store(self, window: tuple[int, int], frames: int) -> DiskStore | None:
         """Where the frames of a scan are kept; None in the memory of the device."""
@@ -450,5 +458,5 @@ class Engine:
     def _fail(self, scan: _Scan, reason: str) -> None:
         """Give a scan up, keep its frames counted, and say why once."""
         _log.error("scan %s cannot be reconstructed: %s", scan.opened.uid, reason)
-        scan.waiting.clear()
+        scan.waiting = self._backlog()
         scan.note(phase="failed", error=reason)

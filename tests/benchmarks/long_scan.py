@@ -40,7 +40,7 @@ from scans import head, row
 import ptyinr
 from ptyinr.phantoms import phantom
 from ptyinr.simulate import SimulatedNoise, simulate
-from ptyinr_stream.assembler import Joined, ScanClosed, ScanOpened
+from ptyinr_stream.assembler import Joined, Output, ScanClosed, ScanOpened
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.daemon import DELIVERY_S
@@ -98,7 +98,7 @@ class Frames:
 class Feed(threading.Thread):
     """Puts the scan into a backlog as it is taken."""
 
-    def __init__(self, frames: Frames, rate: float, backlog: Backlog) -> None:
+    def __init__(self, frames: Frames, rate: float, backlog: Backlog[Output]) -> None:
         super().__init__(daemon=True)
         self._frames, self._rate, self._backlog = frames, rate, backlog
         self.sent = 0
@@ -212,7 +212,7 @@ def run(chosen: argparse.Namespace, folder: Path) -> None:
     frames, sink, memory, spent = Frames(chosen.frames), Dropped(), Memory(), Spent()
     config = config_of(chosen, folder)
     engine = Engine(config, [sink], device=chosen.device, probe=PROBE)
-    backlog = Backlog(1e6 * config.training.backlog_mb, config.frames_folder)
+    backlog = Backlog[Output](1e6 * config.training.backlog_mb, config.frames_folder)
     feed, began, taken, eighths, took = Feed(frames, chosen.rate, backlog), time.monotonic(), 0, 0, 0.0
 
     def tell() -> None:

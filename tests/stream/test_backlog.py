@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ptyinr.types import Batch
 from ptyinr_stream import backlog as backlog_module
-from ptyinr_stream.assembler import BaselineAdded, Joined
+from ptyinr_stream.assembler import BaselineAdded, Joined, Output
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.errors import FrameStoreError
 from ptyinr_stream.unnamed_file import UnnamedFile
@@ -50,7 +50,7 @@ def same(one: object, other: object) -> bool:
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_everything_comes_out_in_order_and_memory_holds_no_more_than_it_may(tmp_path, data):
-    backlog, put, got = Backlog(5 * FRAME_BYTES, tmp_path), [], []
+    backlog, put, got = Backlog[Output](5 * FRAME_BYTES, tmp_path), [], []
     for number in range(data.draw(st.integers(1, 30))):
         if data.draw(st.booleans()):
             kinds = st.sampled_from(["nowhere", "alike", "each", "said"])

@@ -97,3 +97,16 @@ def test_a_device_without_memory_for_the_next_frames_says_so(bench, monkeypatch)
     monkeypatch.setattr(MemoryStore, "write", full)
     with pytest.raises(DeviceError, match="the memory of cpu does not hold this scan: tried to allocate"):
         b.join("a", range(50, 60))
+
+
+def test_frames_that_wait_for_the_optics_in_a_file_are_all_trained(bench, tmp_path):
+    b = bench(backlog_mb=0.02, frames_folder=tmp_path)
+    b.open("a")
+    for first in range(0, 72, 4):
+        b.join("a", range(first, first + 4))
+    waiting = b.engine._scans["a"].waiting.status()
+    assert (waiting["waiting"], waiting["memory_mb"] <= 0.02, waiting["file_mb"] > 0) == (18, True, True)
+    b.baseline("a")
+    b.close("a")
+    b.work(8)
+    assert b.sink.only("final", "a").indices.tolist() == list(range(72))
