@@ -116,8 +116,8 @@ class Backlog(Generic[T]):
 
     def _put_away(self, output: Joined) -> _Filed:
         batch = output.batch
-        own_masks = batch.mask is not None and batch.mask.ndim == 3
-        arrays = [batch.counts, batch.mask] if own_masks and batch.mask is not None else [batch.counts]
+        masks = _own_masks(batch)
+        arrays = [batch.counts] if masks is None else [batch.counts, masks]
         with self._changed:
             file, offset = self._file, self._end
         if file is None or offset >= FILE_BYTES:
@@ -130,7 +130,7 @@ class Backlog(Generic[T]):
             self._file, self._end = file, end
         none = Batch(np.empty(0, np.int64), np.empty((0, *batch.counts.shape[1:]), np.uint8), np.empty((0, 2)))
         parts = [(array.shape, array.dtype) for array in arrays]
-        shared = None if own_masks else batch.mask
+        shared = batch.mask if masks is None else None
         return _Filed(file, replace(output, batch=none), batch.indices, batch.positions_m, shared, offset, parts)
 
 
@@ -143,7 +143,12 @@ def _fetched(filed: _Filed) -> Joined:
     return replace(filed.emptied, batch=Batch(filed.indices, arrays[0], filed.positions_m, mask))
 
 
+def _own_masks(batch: Batch) -> NDArray[np.bool_] | None:
+    """(n, h, w) where each frame has one; None where one, or a repeated one, is for all of them."""
+    return batch.mask if batch.mask is not None and batch.mask.ndim == 3 and batch.mask.strides[0] else None
+
+
 def _pixel_bytes(batch: Batch) -> int:
-    """Of its own: a mask for all frames is one for all batches."""
-    own = batch.mask is not None and batch.mask.ndim == 3
-    return batch.counts.nbytes + (batch.mask.nbytes if own and batch.mask is not None else 0)
+    """Of what is its own."""
+    masks = _own_masks(batch)
+    return batch.counts.nbytes + (0 if masks is None else masks.nbytes)

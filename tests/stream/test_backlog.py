@@ -29,7 +29,14 @@ def joined(first: int, frames: int, masked: str = "nowhere") -> Joined:
     indices = np.arange(first, first + frames)
     counts = np.broadcast_to(indices[:, None, None], (frames, *SHAPE)).astype(np.uint16)
     random = np.random.default_rng(first)
-    mask = {"nowhere": None, "alike": random.random(SHAPE) > 0.5, "each": random.random((frames, *SHAPE)) > 0.5}[masked]
+    one = random.random(SHAPE) > 0.5
+    masks = {
+        "nowhere": None,
+        "alike": one,
+        "repeated": np.broadcast_to(one, (frames, *SHAPE)),
+        "each": random.random((frames, *SHAPE)) > 0.5,
+    }
+    mask = masks[masked]
     return Joined("a", Batch(indices, counts, np.stack([indices, -indices], 1).astype(np.float64), mask))
 
 
@@ -53,7 +60,7 @@ def test_everything_comes_out_in_order_and_memory_holds_no_more_than_it_may(tmp_
     backlog, put, got = Backlog[Output](5 * FRAME_BYTES, tmp_path), [], []
     for number in range(data.draw(st.integers(1, 30))):
         if data.draw(st.booleans()):
-            kinds = st.sampled_from(["nowhere", "alike", "each", "said"])
+            kinds = st.sampled_from(["nowhere", "alike", "repeated", "each", "said"])
             kind = data.draw(kinds)
             output = (
                 BaselineAdded("a", {"of": number})

@@ -286,7 +286,7 @@ def test_frames_that_wait_for_training_in_a_file_are_all_trained(tmp_path, simul
         work(daemon, lambda: delivered(daemon))
         status = daemon.engine.history[0]
         assert (status.phase, status.frames, status.refused) == ("done", 72, 0)
-        assert daemon.status.intake["backlog"] == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
+        assert daemon.status.backlog == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
 
 
 def test_deliveries_without_an_end_leave_training_its_turn(tmp_path, monkeypatch):
