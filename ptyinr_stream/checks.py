@@ -10,6 +10,7 @@ from ptyinr_stream.config import Config, StreamConfig, secret
 from ptyinr_stream.daemon import required_key
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.errors import ConfigError, StreamError
+from ptyinr_stream.frame_store import check_folder
 from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.files import FilesPublisher
 from ptyinr_stream.publishers.tiled import TiledPublisher
@@ -31,6 +32,8 @@ def checks(config: Config, timeout_s: float) -> Iterator[tuple[str, str, bool]]:
     yield _verdict("device", lambda: choose_device(config.training.device))
     if (path := config.training.probe_file) is not None:
         yield _verdict("probe", lambda: f"{path}: {read_probe(path).shape}")
+    if (kept := config.training.frames_folder) is not None:
+        yield _verdict("frames' folder", lambda: check_folder(kept))
     if (folder := config.output.folder) is not None:
         yield _verdict("output", lambda: _output(folder))
 

@@ -7,6 +7,7 @@ ends in `_env` names an environment variable, one that ends in `_file` a file th
 from __future__ import annotations
 
 import os
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any, get_args
@@ -80,6 +81,11 @@ class Config(Section):
         if not self.recording.enabled:
             return None
         return self.recording.folder or (self.output.folder and self.output.folder / "recordings")
+
+    @property
+    def frames_folder(self) -> Path:
+        """Of the files that hold frames in place of memory."""
+        return self.training.frames_folder or self.output.folder or Path(tempfile.gettempdir())
 
     @model_validator(mode="after")
     def _encoders_are_known(self) -> Config:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import queue
 import threading
 import time
@@ -23,10 +24,12 @@ from typing import Any, Self
 import httpx
 import numpy as np
 
+from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError, PublishError
+from ptyinr_stream.frame_store import check_folder
 from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.outputs import Output
 from ptyinr_stream.probe_file import read_probe
@@ -44,6 +47,9 @@ _log = logging.getLogger(__name__)
 
 IDLE_WAIT_S = 0.2
 """How long the loop waits for a delivery when there is nothing to train; errors of threads are seen as soon."""
+DELIVERY_S = 1.0
+"""How long deliveries are taken before the next step, or as long as the last one took: frames that come faster than
+they can be kept stop no picture."""
 FLUSH_S = 30.0
 """How long finals may take to leave when the daemon stops."""
 
@@ -56,6 +62,8 @@ class DaemonStatus(ReceptionStatus):
     publishers: list[PublisherStatus] = field(default_factory=list)
     disk_free_gb: float | None = None
     """Of the disk that results and recordings go to."""
+    backlog: dict[str, float] = field(default_factory=dict)
+    """What waits for training: see `Backlog.status`."""
     silent_s: float = 0.0
     """Since the main loop last came round."""
 
@@ -75,7 +83,7 @@ class Daemon:
         reception: the kind of reception; by default threads of this process.
 
     Raises:
-        ConfigError: a key, a device or a probe file is wrong.
+        ConfigError: a key, a device, a probe file or a folder is wrong.
         EndpointError: an address is in use, or another daemon records into the same folder.
         PublishError: the Tiled server refuses the key or the access tags.
     """
@@ -89,10 +97,11 @@ class Daemon:
         self._config = config
         self._embedded, self._receive = embedded, reception
         self._device = choose_device(config.training.device)
+        if config.training.frames_folder is not None:
+            check_folder(config.training.frames_folder)
         probe_file = config.training.probe_file
         self._probe: np.ndarray | None = None if probe_file is None else read_probe(probe_file)
-        # Not a SimpleQueue: after a signal whose handling outlasts the timeout, CPython 3.11's waits for ever.
-        self._outputs: queue.Queue[Output] = queue.Queue()
+        self._outputs = Backlog[Output](1e6 * config.training.backlog_mb, config.frames_folder)
         self._stop = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._publishers: list[PublisherThread] = []
@@ -136,10 +145,14 @@ class Daemon:
             StreamError: what ended one of the threads.
         """
         with self._noting_failure():
+            worked = 0.0
             while not self._stop.is_set():
                 self._heart.beat()
-                self._deliver()
-                if not self.engine.work(time.monotonic):
+                self._deliver(max(DELIVERY_S, worked))
+                began = time.monotonic()
+                busy = self.engine.work(time.monotonic)
+                worked = time.monotonic() - began
+                if not busy:
                     with contextlib.suppress(queue.Empty):
                         self._take(self._outputs.get(timeout=IDLE_WAIT_S))
                 self._attempts.finished(status.uid for status in self.engine.history)
@@ -175,6 +188,7 @@ class Daemon:
         received = self._reception.status if self._reception else ReceptionStatus()
         return DaemonStatus(
             **{name.name: getattr(received, name.name) for name in fields(received)},
+            backlog=self._outputs.status(),
             scan=self.engine.status,
             publishers=[publisher.status for publisher in self._publishers],
             disk_free_gb=free_gb(self._config.output.folder),
@@ -190,7 +204,7 @@ class Daemon:
 
     def _finish(self) -> None:
         with self._noting_failure():
-            self._deliver()
+            self._deliver(math.inf)
             self.engine.stop(time.monotonic())
 
     @contextlib.contextmanager
@@ -206,10 +220,13 @@ class Daemon:
         if not self._failed:
             self._attempts.stopped()
 
-    def _deliver(self) -> None:
+    def _deliver(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         with contextlib.suppress(queue.Empty):
             while True:
-                self._take(self._outputs.get_nowait())
+                self._take(self._outputs.get())
+                if time.monotonic() >= until:
+                    return
 
     def _take(self, output: Output) -> None:
         if self._trace is not None:

@@ -11,12 +11,10 @@ One that still receives stragglers keeps them until it is closed.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -24,7 +22,7 @@ import torch
 
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer
-from ptyinr.types import Batch, ScanGeometry, Snapshot
+from ptyinr.types import ScanGeometry, Snapshot
 from ptyinr_stream.assembler import (
     BaselineAdded,
     CalibrationAdded,
@@ -37,10 +35,11 @@ from ptyinr_stream.assembler import (
     ScanReport,
     SeriesBound,
 )
+from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import CheckpointError, DeviceError, GeometryError
-from ptyinr_stream.frame_store import DiskStore
+from ptyinr_stream.errors import CheckpointError, DeviceError, FrameStoreError, GeometryError
+from ptyinr_stream.frame_store import DiskStore, free_bytes
 from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
 from ptyinr_stream.optics import scan_optics
@@ -81,7 +80,7 @@ class ScanStatus:
     frames: int = 0
     """In the dataset."""
     refused: int = 0
-    """Joined frames that the trainer could not use."""
+    """Joined frames that the trainer could not use, or that the disk had no room for."""
     resumed_at: int | None = None
     """The step of the checkpoint from which training went on after a restart."""
     steps: int = 0
@@ -96,6 +95,7 @@ class ScanStatus:
     ends_at: float | None = None
     """When refinement will be over, unless the next scan begins earlier; None while frames arrive."""
     error: str | None = None
+    """Why it has failed, or why frames are missing that were joined."""
     report: ScanReport | None = None
 
 
@@ -106,11 +106,14 @@ class _Scan:
     opened: ScanOpened
     began: float
     status: ScanStatus
+    waiting: Backlog[Joined]
+    """For the optics."""
+    window: tuple[int, int] | None = None
+    """Of its frames, once the first has come."""
     baseline: dict[str, Any] = field(default_factory=dict)
     header: dict[str, Any] = field(default_factory=dict)
     """The detector's."""
     calibration: dict[str, Any] = field(default_factory=dict)
-    waiting: list[Batch] = field(default_factory=list)
     trainer: Trainer | None = None
     refinement: Refinement | None = None
     """Since the scan was closed."""
@@ -182,7 +185,7 @@ class Engine:
         match output:
             case ScanOpened():
                 status = ScanStatus(output.uid, "waiting for frames", output.expected)
-                self._scans[output.uid] = _Scan(output, now, status)
+                self._scans[output.uid] = _Scan(output, now, status, self._backlog())
                 if self._checkpoints is not None:
                     self._checkpoints.begin(output.uid)
             case BaselineAdded():
@@ -196,7 +199,7 @@ class Engine:
                     scan.calibration |= output.values
             case Joined():
                 if scan := self._scans.get(output.uid):
-                    self._append(scan, output.batch, now)
+                    self._append(scan, output, now)
             case ScanClosed():
                 if scan := self._scans.get(output.uid):
                     self._close(scan, output.report, now)
@@ -222,7 +225,7 @@ class Engine:
             try:
                 with self._translated_errors():
                     self._step(scan, trainer, now)
-            except ValueError as error:
+            except (FrameStoreError, ValueError) as error:
                 self._fail(scan, str(error))
                 if scan.closed:
                     self._finish(scan, now())
@@ -268,49 +271,57 @@ class Engine:
         # On large fields, which take seconds to write, a twentieth of the time goes into checkpoints.
         scan.next_checkpoint = now() + max(self._config.training.checkpoint_s, 20 * (now() - began))
 
-    def _append(self, scan: _Scan, batch: Batch, now: float) -> None:
-        first = scan.status.first_frame_at
+    def _append(self, scan: _Scan, joined: Joined, now: float) -> None:
+        batch, first = joined.batch, scan.status.first_frame_at
         frames = scan.status.frames + len(batch.indices)
         scan.note(frames=frames, first_frame_at=now if first is None else first, last_frame_at=now)
         if scan.status.phase == "failed":
             return
-        scan.waiting.append(batch)
+        height, width = batch.counts.shape[1:]
+        scan.window = scan.window or (height, width)
+        scan.waiting.put(joined)
         if (trainer := self._trainer(scan, now)) is None:
             return
         self._hand_over(scan, trainer)
 
     def _hand_over(self, scan: _Scan, trainer: Trainer) -> None:
-        """Append what waits. A batch that cannot be used, such as a wild encoder position, costs its frames only."""
-        while scan.waiting:
-            batch = scan.waiting.pop(0)
+        """Append what waits. A batch that cannot be used, such as a wild encoder position, costs its frames only.
+
+        So does one that the disk has no room for: training goes on with those that are there.
+        """
+        while len(scan.waiting):
+            batch = scan.waiting.get().batch
             try:
-                trainer.append(batch)
-            except ValueError as error:
-                refused = scan.status.refused + len(batch.indices)
-                scan.note(refused=refused, frames=scan.status.frames - len(batch.indices))
+                with self._translated_errors():
+                    trainer.append(batch)
+            except (FrameStoreError, ValueError) as error:
+                n = len(batch.indices)
+                if isinstance(error, FrameStoreError):
+                    scan.note(error=str(error))
+                if scan.refusal != str(error):  # a full disk says the same again and again
+                    _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, n, error)
+                scan.note(refused=scan.status.refused + n, frames=scan.status.frames - n)
                 scan.refusal = str(error)
-                _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, len(batch.indices), error)
 
     def _trainer(self, scan: _Scan, now: float) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""
         if scan.status.phase == "failed":
             return None
-        if scan.trainer is not None or not scan.waiting:
+        if scan.trainer is not None or scan.window is None:
             return scan.trainer
-        height, width = scan.waiting[0].counts.shape[1:]
         document = scan.opened.document
         # The detector's header is the last resort: only when no baseline reading can still come before it.
         early = not scan.baseline and not scan.closed and now - scan.began < self._config.assembly.settle_s
         header = {} if early else scan.header
         try:
-            optics = scan_optics(self._config.geometry, (height, width), document, scan.baseline, header)
+            optics = scan_optics(self._config.geometry, scan.window, document, scan.baseline, header)
         except GeometryError as error:
             if scan.closed:  # the baseline reading may still come
                 self._fail(scan, str(error))
             return None
         try:
             trainer = self._begin(scan, optics.geometry)
-        except ValueError as error:
+        except (FrameStoreError, ValueError) as error:
             self._fail(scan, str(error))
             return None
         scan.trainer = trainer
@@ -330,6 +341,7 @@ class Engine:
 
         Raises:
             ValueError: the named probe does not fit.
+            FrameStoreError: there is no file to keep the frames in.
         """
         opened, warm = scan.opened, self._config.training.warm_start
         scan.start = self._named or (self._warm.start(geometry) if warm else Start())
@@ -362,12 +374,17 @@ class Engine:
                 _log.info("scan %s begins without the object of %s: %s", opened.uid, scan.start.of, error)
         return make(probe=scan.start.probe)
 
+    def _backlog(self) -> Backlog[Joined]:
+        return Backlog(1e6 * self._config.training.backlog_mb, self._config.frames_folder)
+
     def _store(self, window: tuple[int, int], frames: int) -> DiskStore | None:
         """Where the frames of a scan are kept; None in the memory of the device."""
-        training = self._config.training
-        if self._device != "cpu" or 4e-6 * frames * window[0] * window[1] <= training.frames_on_disk_above_mb:
+        training, size_mb = self._config.training, 4e-6 * frames * window[0] * window[1]
+        if self._device != "cpu" or size_mb <= training.frames_on_disk_above_mb:
             return None
-        folder = training.frames_folder or self._config.output.folder or Path(tempfile.gettempdir())
+        folder = self._config.frames_folder
+        if (free_mb := free_bytes(folder) / 1e6) < size_mb:
+            _log.warning("%s: %.1f MB are free, the frames of this scan take %.1f MB", folder, free_mb, size_mb)
         return DiskStore(window, self._device, folder)
 
     def _close(self, scan: _Scan, report: ScanReport, now: float) -> None:
@@ -393,7 +410,7 @@ class Engine:
                 self._publish(scan, final, now)
                 scan.note(phase="done", steps=trainer.steps)
                 self._remember(scan, trainer, final)
-            except ValueError as error:
+            except (FrameStoreError, ValueError) as error:
                 self._fail(scan, str(error) if len(trainer.dataset) else scan.refusal)
         elif scan.status.phase != "failed":
             scan.note(phase="failed", error=scan.refusal)
@@ -441,5 +458,5 @@ class Engine:
     def _fail(self, scan: _Scan, reason: str) -> None:
         """Give a scan up, keep its frames counted, and say why once."""
         _log.error("scan %s cannot be reconstructed: %s", scan.opened.uid, reason)
-        scan.waiting.clear()
+        scan.waiting = self._backlog()
         scan.note(phase="failed", error=reason)

@@ -7,6 +7,7 @@
   + GeometryError             a scan's optics are unknown or contradict its frames; that scan is not reconstructed
   + EndpointError             an address cannot be bound or reached
   + CheckpointError           what training has learned cannot be written; training goes on, the next one is tried
+  + FrameStoreError           frames cannot be kept on disk; those that are there are trained, the scan is recorded on
   + DeviceError               the device is lost or full; the scan is recorded on, and a restart takes it up again
   + PublishError              a publisher cannot deliver; training goes on, the newest snapshot is tried again
 """
@@ -46,6 +47,10 @@ class PublishError(StreamError):
 
 class CheckpointError(StreamError):
     """A checkpoint could not be written."""
+
+
+class FrameStoreError(StreamError):
+    """Frames could not be written for training, or not be read back."""
 
 
 class DeviceError(StreamError):

@@ -324,8 +324,10 @@ class TrainingConfig(Section):
     frames_on_disk_above_mb: int = Field(default=4096, ge=0)
     """Of a scan's amplitudes, from which on its frames are kept in a file instead of the processor's memory; a GPU
     keeps them itself."""
+    backlog_mb: float = Field(default=512.0, ge=0)
+    """Memory for joined frames that training has not taken yet; what is more waits in a file."""
     frames_folder: Path | None = None
-    """Where that file lies; None takes `output.folder`, or the system's folder for temporary files."""
+    """Where these files lie; None takes `output.folder`, or the system's folder for temporary files."""
     checkpoint_s: float = Field(default=20.0, ge=0)
     """Seconds between checkpoints, from which a daemon that was killed goes on; 0 writes none. They need
     `output.folder`."""

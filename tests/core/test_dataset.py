@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptyinr import Batch
-from ptyinr.dataset import Dataset
+from ptyinr import dataset as module
+from ptyinr.dataset import Dataset, MemoryStore
 
 CPU = torch.device("cpu")
 
@@ -68,6 +69,54 @@ def test_growth_keeps_what_was_there():
     np.testing.assert_array_equal(dataset.corners_px, corners(everything))
     np.testing.assert_allclose(dataset.amplitudes(everything)[:, 4, 5].numpy(), np.sqrt(everything + 1), rtol=1e-6)
     assert len(dataset.training) + len(dataset.heldout) == len(dataset) == 700
+
+
+@pytest.mark.parametrize("masked", ["nowhere", "alike", "each"])
+def test_a_batch_of_many_blocks_is_kept_as_its_frames_one_by_one_would_be(monkeypatch, masked):
+    random = np.random.default_rng(0)
+    masks = {"nowhere": None, "alike": random.random((8, 10)) > 0.3, "each": random.random((50, 8, 10)) > 0.3}
+    mask = masks[masked]
+    whole, single = Dataset((8, 10), 10, CPU), Dataset((8, 10), 10, CPU)
+    monkeypatch.setattr(module, "BLOCK_PIXELS", 7 * 80)
+    whole.append(frames(range(50), mask), corners(range(50)))
+    for i in range(50):
+        own = mask[i : i + 1] if mask is not None and mask.ndim == 3 else mask
+        single.append(frames([i], own), corners([i]))
+    everything = np.arange(50)
+    assert torch.equal(whole.amplitudes(everything), single.amplitudes(everything))
+    np.testing.assert_array_equal(whole.photons(everything), single.photons(everything))
+    np.testing.assert_array_equal(whole.trusted(everything), single.trusted(everything))
+
+
+class Full(MemoryStore):
+    """Takes so many writes and then, once, no more."""
+
+    def __init__(self, writes):
+        super().__init__((8, 10), CPU)
+        self.left = writes
+
+    def write(self, row, amplitudes):
+        self.left -= 1
+        if self.left == -1:
+            raise OSError("full")
+        super().write(row, amplitudes)
+
+
+def test_a_batch_that_the_store_refuses_half_way_leaves_nothing_and_the_next_takes_its_place(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK_PIXELS", 7 * 80)
+    dataset = Dataset((8, 10), 10, CPU, Full(writes=3))
+    dataset.append(frames(range(10)), corners(range(10)))
+    fractions = frames(range(10, 30))
+    fractions = Batch(fractions.indices, fractions.counts + 0.5, fractions.positions_m)
+    with pytest.raises(OSError, match="full"):
+        dataset.append(fractions, corners(range(10, 30)))
+    assert len(dataset) == 10
+    assert dataset.whole
+    dataset.append(frames(range(30, 50)), corners(range(30, 50)))
+    there = [*range(10), *range(30, 50)]
+    assert dataset.indices.tolist() == there
+    expected = np.fft.ifftshift(np.sqrt(frames(there).counts), axes=(1, 2))
+    np.testing.assert_allclose(dataset.amplitudes(np.arange(30)).numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 10), (9, 11), (8, 9)])

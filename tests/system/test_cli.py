@@ -148,6 +148,7 @@ def test_a_missing_configuration_is_named(command, name):
     [
         ('[training]\ndevice = "quantum"\n', "training.device: 'quantum' cannot be used"),
         ('[training]\nprobe_file = "no.npy"\n', "no.npy: cannot be read as a probe"),
+        ('[training]\nframes_folder = "/dev/null"\n', "training.frames_folder: /dev/null: frames cannot be kept there"),
         ("[training]\nholdout = 1\n", "training.holdout: is 1"),
         ("[training]\nseed = -1\n", "training.seed: "),
         ('[output]\nfolder = "config.toml/results"\n', "output.folder: config.toml/results cannot be created"),

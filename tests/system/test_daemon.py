@@ -21,7 +21,8 @@ import zmq
 from daemons import configuration
 from tiled.client import from_uri
 
-from ptyinr_stream.assembler import Assembler
+from ptyinr_stream import daemon as daemon_module
+from ptyinr_stream.assembler import Assembler, BaselineAdded
 from ptyinr_stream.daemon import IDLE_WAIT_S, Daemon
 from ptyinr_stream.errors import ConfigError, EndpointError
 from ptyinr_stream.formats import RecordedScan
@@ -276,6 +277,24 @@ def test_a_tiled_server_that_is_away_at_the_start_gets_the_result_when_it_comes(
         with EmbeddedServer(tmp_path / "away", "secret", port=port) as server:
             work(daemon, lambda: delivered(daemon))
             assert shown(server, f"processed/ptyinr/{sent.result()[0].uid}/final/object")
+
+
+def test_frames_that_wait_for_training_in_a_file_are_all_trained(tmp_path, simulated, known_probe, monkeypatch):
+    monkeypatch.setattr(daemon_module, "DELIVERY_S", 0.0)
+    config = configuration(tmp_path, training={**known_probe, "backlog_mb": 0.0})
+    with Daemon(config) as daemon, replayed(daemon, simulated):
+        work(daemon, lambda: delivered(daemon))
+        status = daemon.engine.history[0]
+        assert (status.phase, status.frames, status.refused) == ("done", 72, 0)
+        assert daemon.status.backlog == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
+
+
+def test_deliveries_without_an_end_leave_training_its_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(daemon_module, "DELIVERY_S", 0.01)
+    with Daemon(configuration(tmp_path)) as daemon, monkeypatch.context() as patched:
+        patched.setattr(daemon._outputs, "get", lambda: BaselineAdded("of no scan", {}))
+        patched.setattr(daemon.engine, "work", lambda now: daemon.stop() is None)
+        daemon.run()
 
 
 def test_an_interrupted_daemon_delivers_what_it_has(tmp_path, simulated, known_probe):
