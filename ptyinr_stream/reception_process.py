@@ -42,6 +42,8 @@ STOP_S = 120.0
 """How long it may take to work off what it has received."""
 LINGER_S = 60.0
 """How long it records when the daemon is gone and no other one comes."""
+OVERLAP_S = 1.0
+"""How long both receive: so long a subscription may take to its publisher, and a message on its way."""
 _STATUS_S = 0.2
 _LOOK_S = 0.1
 
@@ -290,5 +292,9 @@ def _attend(link: Link, reception: Reception, tell: Callable[[object], None]) ->
 def _bridge(reception: Reception, told_to_end: threading.Event) -> None:
     """The daemon is gone: record on until its next life is there."""
     ends = time.monotonic() + LINGER_S
-    while reception.records and not reception.wanted and time.monotonic() < ends and not told_to_end.wait(_LOOK_S / 5):
+    while reception.records and time.monotonic() < ends:
         reception.check()
+        if reception.wanted:
+            ends = min(ends, time.monotonic() + OVERLAP_S)
+        if told_to_end.wait(_LOOK_S):
+            return
