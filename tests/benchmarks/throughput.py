@@ -36,6 +36,7 @@ from scans import head, row
 from step_cost import trainer_of
 
 from ptyinr_stream.config import Config, parse_config
+from ptyinr_stream.daemon import NICE
 from ptyinr_stream.events import EncodedImage
 from ptyinr_stream.outputs import Joined, Output, ScanClosed
 from ptyinr_stream.reception import Reception
@@ -161,6 +162,33 @@ class Consumer:
             self.closed.set()
 
 
+class Training(threading.Thread):
+    """Takes steps of a real trainer, from `begun` until `stop`, standing back as the daemon's main thread does."""
+
+    def __init__(self, chosen: argparse.Namespace) -> None:
+        super().__init__(daemon=True)
+        self.begun, self._over = threading.Event(), threading.Event()
+        self._nice = 0 if chosen.threads_only else NICE
+        self._trainer = trainer_of(256, "cpu") if chosen.train else None
+        self.rate = np.nan
+        self.start()
+
+    def run(self) -> None:
+        os.nice(self._nice)  # of this thread
+        self.begun.wait()
+        began, steps = time.monotonic(), 0
+        while self._trainer is not None and not self._over.is_set():
+            self._trainer.step()
+            steps += 1
+            self.rate = steps / (time.monotonic() - began)
+
+    def stop(self) -> None:
+        """Wait for the last step."""
+        self._over.set()
+        self.begun.set()
+        self.join()
+
+
 def configuration(chosen: argparse.Namespace) -> Config:
     def stream(**given: Any) -> dict[str, Any]:
         return {"endpoint": "tcp://127.0.0.1:*", "bind": True, **given}
@@ -210,7 +238,6 @@ def bare_decoding_ms(chosen: argparse.Namespace) -> float:
 def measure(chosen: argparse.Namespace) -> list[float]:
     """One scan; the numbers of its row."""
     bare_ms = bare_decoding_ms(chosen)
-    trainer = trainer_of(256, "cpu") if chosen.train else None
     config = configuration(chosen)
     consumer = Consumer(chosen.frames)
     reception = (Reception if chosen.threads_only else ReceptionProcess)(config, {}, (), consumer, lambda _: None)
@@ -220,23 +247,21 @@ def measure(chosen: argparse.Namespace) -> list[float]:
     answer, theirs = spawn.Pipe()
     sender = spawn.Process(target=send, args=(chosen, reception.endpoints, theirs))
     sender.start()
-    steps, stepping, spent, times = 0, 0.0, 0.0, None
+    training = Training(chosen)
+    spent, times = 0.0, None
     while not consumer.closed.is_set() and (times is None or time.monotonic() < consumer.last + GIVE_UP_S):
-        arriving = consumer.last > 0 or reception.status.streams[1]["messages"] > 0
-        if not arriving:
+        if not training.begun.is_set():
             spent = sum(map(seconds_of, consumer.processes))
-        if trainer is None or not arriving:
-            consumer.closed.wait(0.1)
-        else:
-            began = time.monotonic()
-            trainer.step()
-            steps, stepping = steps + 1, stepping + time.monotonic() - began
+            if consumer.last > 0 or reception.status.streams[1]["messages"] > 0:
+                training.begun.set()
+        consumer.closed.wait(0.1)
         if times is None and answer.poll():
             times = answer.recv()
             consumer.last = max(consumer.last, time.monotonic())
         if sender.exitcode:
             raise SystemExit("the sender has failed")
     spent = sum(map(seconds_of, consumer.processes)) - spent
+    training.stop()
     frame_sent, positions_sent = answer.recv() if times is None else times
     sender.join()
     reception.check()
@@ -256,7 +281,7 @@ def measure(chosen: argparse.Namespace) -> list[float]:
         *(p50, p99, latency.max(), np.percentile(later, 99), np.percentile(from_sent, 99)),
         *(consumer.memory_mb + 4 * [np.nan])[:4],
         status.intake["inbox_high_water_bytes"] / 1e6,
-        steps / stepping if steps else np.nan,
+        training.rate,
         1e3 * spent / chosen.frames,
         1e3 * spent / chosen.frames / bare_ms,
         os.getloadavg()[0],
