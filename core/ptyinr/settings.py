@@ -38,6 +38,8 @@ class TrainerSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     start: Literal["blind", "random"] = "blind"
     """Where no probe is given: `blind` finds one in the first frames; `random` leaves it to the probe's networks."""
+    held_steps: int = 60
+    """The first ones, in which a given probe stays as it is and the object alone learns."""
     object_rate: float = 1e-3
     """Of Adam."""
     probe_rate: float = 1e-3
