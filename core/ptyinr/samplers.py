@@ -19,8 +19,10 @@ from .settings import TrainerSettings
 REACH = 0.8
 """Extent of a tile's window corners, as a part of the window."""
 LEAST_REACH_PX = 64.0
-FRAMES_PER_TILE = 16
+FRAMES_PER_TILE, FRAMES_PER_TILE_AT_FIRST = 16, 5
 """Pixels of the frames in a step, in units of the pixels of their tile."""
+FIRST_STEPS = 60
+"""In which steps are small and many: everything is to be learned yet, and each frame teaches it."""
 
 
 class Sampler:
@@ -36,10 +38,10 @@ class Sampler:
         """Whether it wants to be told what became of a step."""
         return self._settings.attention != "all"
 
-    def draw(self, dataset: Dataset) -> NDArray[np.int64]:
-        """Rows of the frames of a step."""
+    def draw(self, dataset: Dataset, step: int) -> NDArray[np.int64]:
+        """Rows of the frames of a step, the first of which is 0."""
         rows = dataset.training
-        most = self._settings.frames_per_step or self._frames_per_step(dataset)
+        most = self._settings.frames_per_step or self._frames_per_step(dataset, step)
         if self._settings.batch == "tile":
             weights = self._weights(len(dataset))[rows] if self.curious else None
             return rows[draw_tile(dataset.corners_px[rows], self._window, most, self._random, weights)]
@@ -63,10 +65,11 @@ class Sampler:
         known = self.seen[np.isfinite(self.seen)]
         return np.nan_to_num(self.seen, nan=float(known.max()) if len(known) else 1.0) ** 2
 
-    def _frames_per_step(self, dataset: Dataset) -> int:
+    def _frames_per_step(self, dataset: Dataset, step: int) -> int:
         corners, window = dataset.corners_px, np.array(self._window)
         tile = np.minimum(np.ptp(corners, axis=0), reach_px(self._window)) + window
-        return max(16, int(FRAMES_PER_TILE * tile.prod() / window.prod()))
+        times = FRAMES_PER_TILE_AT_FIRST if step < FIRST_STEPS else FRAMES_PER_TILE
+        return max(16, int(times * tile.prod() / window.prod()))
 
 
 def reach_px(window: tuple[int, int]) -> NDArray[np.float64]:

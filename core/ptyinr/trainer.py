@@ -156,7 +156,7 @@ class Trainer:
         model = self._model or self._begin()
         if (probe := self._beginning.reconsider(self.dataset, lambda: self._averaged.probe().detach())) is not None:
             model = self._make(probe)
-        rows = self._sampler.draw(self.dataset)
+        rows = self._sampler.draw(self.dataset, self.steps)
         corners = self.dataset.corners_px[rows]
         first, shape = bounding_box(corners, self.geometry.window)
 
