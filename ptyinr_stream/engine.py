@@ -267,7 +267,10 @@ class Engine:
             self._checkpoint(scan, trainer, self._checkpoints, now)
 
     def _period(self, scan: _Scan, time: float) -> float:
-        """Seconds until the next snapshot: a third of those configured at first, when the picture changes most."""
+        """Seconds until the next snapshot: a third of what training has taken.
+
+        At least a third of those configured, as at first, when the picture changes most; at most those configured.
+        """
         longest = self._config.training.snapshot_s
         return min(longest, max(longest, time - scan.trains_since) / 3)
 

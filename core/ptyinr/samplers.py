@@ -6,6 +6,12 @@ correlation 0.976 after 200 steps, 0.956 with 52 px (320 steps), 0.971 with 172 
 Where tiles are laid while the star's frames come at 10/s, one seed, one core's seconds as if there were two; phase
 correlation at the last frame, 30 and 60 s later, at 75 % of the scan: over any frame 0.971, 0.988, 0.989, 0.978; over
 frames seen least 0.963, 0.969, 0.969, 0.976; over those explained worst 0.979, 0.987, 0.986, 0.985 (2026-11-25).
+
+The first steps, the whole star with the probe of another reconstruction, one seed, seconds (as above) until 0.95, and
+steps; all 42 frames of a tile with a network of width 32: 2.8, 43. At most 28: 3.2, 40 (on a busier machine, where all
+took 3.3); 16: 2.3 to 3.1, 49; 10: 3.5, 61. With 16 also: corners within 64 px 2.7, 65; frames explained worst 2.4, 49;
+pixels' rate 0.1 instead of 0.06 2.2, 51, but 0.965 later; `ILLUMINATION_FLOOR` 0.2 2.3, 50; twice the network's rate
+2.1, 52; its frequency 0.5 2.1, 49; averages of shorter memory 2.3, 49; a network of width 16 1.4, 49 (2026-11-26).
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class TrainerSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     start: Literal["blind", "random"] = "blind"
     """Where no probe is given: `blind` finds one in the first frames; `random` leaves it to the probe's networks."""
-    held_steps: int = 60
-    """The first ones, in which a given probe stays as it is and the object alone learns."""
+    held_steps: int | None = None
+    """The first ones, in which the probe stays as it is and the object alone learns. None: some if it was given."""
     object_rate: float = 1e-3
     """Of Adam."""
     probe_rate: float = 1e-3
@@ -79,6 +79,8 @@ class TrainerSettings:
             or not 0 <= self.averaging < 1
         ):
             raise ValueError(f"rates and frame numbers must be positive and averaging in [0, 1): {self}")
+        if (self.held_steps or 0) < 0:
+            raise ValueError(f"held_steps is {self.held_steps}: a probe is held for no step, or for some")
         if self.holdout < 0 or self.holdout == 1:
             raise ValueError(
                 f"holdout is {self.holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"
@@ -112,6 +114,7 @@ def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSet
         object_rate=2e-5,
         probe_rate=1e-5,
         table_rate=1e-5 / 1e-4,
+        held_steps=0,
         preconditioned=False,
         batch="full",
         averaging=0.0,

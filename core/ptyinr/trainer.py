@@ -161,7 +161,7 @@ class Trainer:
         first, shape = bounding_box(corners, self.geometry.window)
 
         tile = model.object(first, shape, self._dtype)
-        with torch.set_grad_enabled(not self._held):
+        with torch.set_grad_enabled(not self._beginning.holds(self.steps)):
             probe = model.probe()
         if self.settings.preconditioned:
             light = illumination(corners - first, probe.detach(), shape)
@@ -189,11 +189,6 @@ class Trainer:
             self._roll_back()
         self.steps += 1
         return StepReport(self.steps, self._loss, len(rows))
-
-    @property
-    def _held(self) -> bool:
-        """Whether the probe stays as it was given."""
-        return self.start is None and self._beginning.given is not None and self.steps < self.settings.held_steps
 
     def judge(self) -> float:
         """The loss of the averaged weights on what is held out, or on training frames if nothing is.

@@ -80,7 +80,7 @@ def drawn(sampler, dataset, times, error=lambda row: 1.0):
     """How often each frame was drawn."""
     counts = np.zeros(len(dataset), int)
     for _ in range(times):
-        rows = sampler.draw(dataset)
+        rows = sampler.draw(dataset, 100)
         sampler.note(rows, np.array([error(row) for row in rows]))
         counts[rows] += 1
     return counts
@@ -102,5 +102,5 @@ def test_without_attention_all_frames_are_alike():
     assert not sampler.curious
     counts = np.zeros(10, int)
     for _ in range(400):
-        counts[sampler.draw(line_of_frames(10))] += 1
+        counts[sampler.draw(line_of_frames(10), 100)] += 1
     assert counts.min() > 15
