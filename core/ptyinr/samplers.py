@@ -25,10 +25,8 @@ from .settings import TrainerSettings
 REACH = 0.8
 """Extent of a tile's window corners, as a part of the window."""
 LEAST_REACH_PX = 64.0
-FRAMES_PER_TILE, FRAMES_PER_TILE_AT_FIRST = 16, 5
+FRAMES_PER_TILE, FRAMES_PER_TILE_WHERE_SMALL = 16, 5
 """Pixels of the frames in a step, in units of the pixels of their tile."""
-FIRST_STEPS = 60
-"""In which steps are small and many: everything is to be learned yet, and each frame teaches it."""
 
 
 class Sampler:
@@ -44,10 +42,10 @@ class Sampler:
         """Whether it wants to be told what became of a step."""
         return self._settings.attention != "all"
 
-    def draw(self, dataset: Dataset, step: int) -> NDArray[np.int64]:
-        """Rows of the frames of a step, the first of which is 0."""
+    def draw(self, dataset: Dataset, *, small: bool = False) -> NDArray[np.int64]:
+        """Rows of the frames of a step."""
         rows = dataset.training
-        most = self._settings.frames_per_step or self._frames_per_step(dataset, step)
+        most = self._settings.frames_per_step or self._frames_per_step(dataset, small)
         if self._settings.batch == "tile":
             weights = self._weights(len(dataset))[rows] if self.curious else None
             return rows[draw_tile(dataset.corners_px[rows], self._window, most, self._random, weights)]
@@ -71,10 +69,10 @@ class Sampler:
         known = self.seen[np.isfinite(self.seen)]
         return np.nan_to_num(self.seen, nan=float(known.max()) if len(known) else 1.0) ** 2
 
-    def _frames_per_step(self, dataset: Dataset, step: int) -> int:
+    def _frames_per_step(self, dataset: Dataset, small: bool) -> int:
         corners, window = dataset.corners_px, np.array(self._window)
         tile = np.minimum(np.ptp(corners, axis=0), reach_px(self._window)) + window
-        times = FRAMES_PER_TILE_AT_FIRST if step < FIRST_STEPS else FRAMES_PER_TILE
+        times = FRAMES_PER_TILE_WHERE_SMALL if small else FRAMES_PER_TILE
         return max(16, int(times * tile.prod() / window.prod()))
 
 

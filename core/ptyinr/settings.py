@@ -58,6 +58,8 @@ class TrainerSettings:
     """Where tiles are laid: over any frame alike, over those that have been seen least, or explained worst."""
     frames_per_step: int | None = None
     """At most; None takes as many as have sixteen times the pixels of the tile."""
+    small_steps: int | None = None
+    """The first ones, of a third of the frames. None: some where pixels are fast."""
     start_frames: int = 60
     """Frames that the blind start waits for."""
     averaging: float = 0.95
@@ -79,8 +81,8 @@ class TrainerSettings:
             or not 0 <= self.averaging < 1
         ):
             raise ValueError(f"rates and frame numbers must be positive and averaging in [0, 1): {self}")
-        if (self.held_steps or 0) < 0:
-            raise ValueError(f"held_steps is {self.held_steps}: a probe is held for no step, or for some")
+        if min(self.held_steps or 0, self.small_steps or 0) < 0:
+            raise ValueError(f"held_steps and small_steps are 0 or more: {self}")
         if self.holdout < 0 or self.holdout == 1:
             raise ValueError(
                 f"holdout is {self.holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"

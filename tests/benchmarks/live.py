@@ -68,6 +68,7 @@ POLICIES = {
     "attention to new frames": Policy(TrainerSettings(attention="new")),
     "attention to badly explained frames": Policy(TrainerSettings(attention="worst")),
     "the probe as it was found": Policy(TrainerSettings(held_steps=ALWAYS)),
+    "without small steps at first": Policy(TrainerSettings(small_steps=0)),
     "without averaged weights": Policy(TrainerSettings(averaging=0.0)),
     "without rates by the noise": Policy(SLOW),
     "without the object's pixels": Policy(TrainerSettings(object=ObjectSettings(detail=False))),
