@@ -26,8 +26,8 @@ PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2
 """See `settings`."""
 SMALL_STEPS = 60
 """While everything is to be learned small steps (`samplers`) teach more a second, but not if each frame says little.
-`maze`, 95 % overlap, PSNR amplitude / phase after 160 steps, with and without them: no noise, blind 52 / 54 in 5.5 s and
-45 / 55 in 7.1 s (networks of width 16 and 32); probe given, Gaussian noise 32.4 / 38.1 and 34.2 / 40.7, ten photons
+`maze`, 95 % overlap, PSNR amplitude / phase after 160 steps, with and without them: no noise, blind 52 / 54 in 5.5 s
+and 45 / 55 in 7.1 s (networks of width 16 and 32); probe given, Gaussian noise 32.4 / 38.1 and 34.2 / 40.7, ten photons
 23.6 / 27.0 and 24.0 / 27.7 (2026-11-26).
 """
 
