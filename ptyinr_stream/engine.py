@@ -11,6 +11,7 @@ One that still receives stragglers keeps them until it is closed.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -119,6 +120,8 @@ class _Scan:
     """Since the scan was closed."""
     start: Start = field(default_factory=Start)
     """What it began with."""
+    trains_since: float = -math.inf
+    """Its first step in this life; a scan that is resumed has had it long ago."""
     next_snapshot: float = 0.0
     next_checkpoint: float = 0.0
     refusal: str = "no frame was joined with a position"
@@ -248,7 +251,8 @@ class Engine:
         scan.note(steps=trainer.steps, phase="training" if end is None else "refining")
         time = now()
         if trainer.steps == 1:
-            scan.next_snapshot = time + self._config.training.snapshot_s
+            scan.trains_since = time
+            scan.next_snapshot = time + self._period(scan, time)
         if end is not None and end.over(time):
             self._finish(scan, time)
         elif time >= scan.next_snapshot:
@@ -258,9 +262,18 @@ class Engine:
                 scan.note(ends_at=end.ends_at)
             # From its beginning, so that the period holds; on large fields, where a snapshot takes seconds itself, at
             # most half of the time goes into snapshots.
-            scan.next_snapshot = max(time + self._config.training.snapshot_s, now() + (now() - time))
+            scan.next_snapshot = max(time + self._period(scan, time), now() + (now() - time))
         elif self._checkpoints is not None and time >= scan.next_checkpoint:
             self._checkpoint(scan, trainer, self._checkpoints, now)
+
+    def _period(self, scan: _Scan, time: float) -> float:
+        """Seconds until the next snapshot: a third of what training has taken.
+
+        At least a third of those configured, as at first, when the picture changes most; at most those configured. A
+        snapshot of the Siemens star costs 0.12 s, its first 0.95 comes 2 s after the first step (2026-11-26).
+        """
+        longest = self._config.training.snapshot_s
+        return min(longest, max(longest, time - scan.trains_since) / 3)
 
     def _checkpoint(self, scan: _Scan, trainer: Trainer, checkpoints: Checkpoints, now: Callable[[], float]) -> None:
         began = now()

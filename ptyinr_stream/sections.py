@@ -310,7 +310,7 @@ class TrainingConfig(Section):
     """At most so long training goes on after the last frame: until it gains no more, or the next scan needs the
     device."""
     snapshot_s: float = Field(default=3.0, gt=0)
-    """Seconds between snapshots."""
+    """Seconds between snapshots; a third of them in the first seconds of a scan's training."""
     holdout: int = Field(default=10, ge=0)
     """Every n-th frame (index % n == n // 2) only measures the error; 0 trains on all."""
     seed: Index = 0

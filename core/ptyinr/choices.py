@@ -24,6 +24,12 @@ and 22 / 13, 20 / 18 and 19 / 15, 20 / 19 and 19 / 14; `maze` 20 / 16 and 18 / 1
 DETAIL_RATE, DETAIL_RATE_OF_NOISE = 6e-2, 1e-2
 PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2
 """See `settings`."""
+SMALL_STEPS = 60
+"""While everything is to be learned small steps (`samplers`) teach more a second, but not if each frame says little.
+`maze`, 95 % overlap, PSNR amplitude / phase after 160 steps, with and without them: no noise, blind 52 / 54 in 5.5 s
+and 45 / 55 in 7.1 s (networks of width 16 and 32); probe given, Gaussian noise 32.4 / 38.1 and 34.2 / 40.7, ten photons
+23.6 / 27.0 and 24.0 / 27.7 (2026-11-26).
+"""
 
 
 def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse: bool, given: bool) -> TrainerSettings:
@@ -56,8 +62,17 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
         detail = DETAIL_RATE_OF_NOISE if noisy else DETAIL_RATE
     if probe_detail is None:
         probe_detail = PROBE_DETAIL_RATE_OF_NOISE if noisy else PROBE_DETAIL_RATE
+    small = settings.small_steps
+    if small is None:
+        small = SMALL_STEPS if objects.detail and not noisy else 0
     return replace(
-        settings, loss=loss, object=objects, holdout_of=of, detail_rate=detail, probe_detail_rate=probe_detail
+        settings,
+        loss=loss,
+        object=objects,
+        holdout_of=of,
+        small_steps=small,
+        detail_rate=detail,
+        probe_detail_rate=probe_detail,
     )
 
 

@@ -40,6 +40,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .light import SPARSE, windows_a_pixel
@@ -75,6 +76,8 @@ CONTRADICTED = 1.1
 """Disagreement from which on a probe of an earlier scan is refused."""
 RIVALS = 3
 """Candidates that a doubtful probe is compared with after refinement."""
+ROUNDS = 6
+"""Of that comparison's sweep; the worse half of the candidates leaves after each, until the rivals are left."""
 SURE_WHERE_SPARSE = 0.25
 """The same where windows hardly overlap; below it, focus is taken."""
 
@@ -185,6 +188,9 @@ def disagreement(
     focus 0.88 to 1.08, 0.1 mm 1.1 to 2.3 (after one pass 1.23 to 1.37, and 1.44 to 1.58). One per cent of the star's
     photons: 0.98, and 1.1 to 1.3 for what is wrong. A probe that is refused in vain costs a blind start (2026-11-25).
 
+    That half of the candidates leave after each sixth of the frames changes none of sixteen such answers on the star
+    and takes 0.13 to 0.20 s instead of 0.37 to 0.46, with refinement 0.8 to 1.0 instead of 1.1 to 1.5 (2026-11-26).
+
     Args:
         probe: (h, w) complex.
         amplitudes: (n, h, w) root photons, DC at the corner, -1 where nothing was measured.
@@ -198,11 +204,10 @@ def disagreement(
     given = torch.fft.ifft2(_middle(spectrum, list(coarse.mean.shape)), norm="ortho")
     given = given * (coarse.mean.sum() / given.abs().square().sum()).sqrt()
     probes = torch.cat([given[None].to(torch.complex64), _defocused(coarse.mean, coarse.phases, pairs)])
-    errors = _Rpie(probes, coarse.amplitudes, coarse.corners, few).sweep(random)
-    ranked = 1 + errors[1:].argsort()[:RIVALS]
-    if errors[0] < errors[ranked[0]]:
-        return float(errors[0] / errors[ranked[0]].clamp(min=1e-12))
-    engine = _Rpie(probes[[0, *ranked.tolist()]], coarse.amplitudes, coarse.corners, few, judges=JUDGES)
+    left, errors = _Rpie(probes, coarse.amplitudes, coarse.corners, few).knock_out(random, 1 + RIVALS)
+    if errors[0] < errors[1:].min():
+        return float(errors[0] / errors[1:].min().clamp(min=1e-12))
+    engine = _Rpie(probes[left], coarse.amplitudes, coarse.corners, few, judges=JUDGES)
     engine.refine(SHORT_PASSES, random)
     errors = engine.judged()
     return float(errors[0] / errors[1:].min().clamp(min=1e-12))
@@ -351,12 +356,31 @@ class _Rpie:
 
     def sweep(self, random: np.random.Generator) -> Tensor:
         """Show the object every frame once, in random order: (k,) mean errors before each was used."""
+        return self._shown(random.permutation(len(self._amplitudes))).cpu() / len(self._amplitudes)
+
+    def knock_out(self, random: np.random.Generator, least: int) -> tuple[Tensor, Tensor]:
+        """As `sweep`, but the worse half of the candidates leaves in every round until `least` are left.
+
+        The first never leaves. Returns which are left, (m,), and their errors, (m,).
+        """
+        left = torch.arange(len(self._spectra))
+        total = torch.zeros(len(left))
+        for part in np.array_split(random.permutation(len(self._amplitudes)), ROUNDS):
+            total = total + self._shown(part).cpu()
+            better = 1 + total[1:].argsort()[: max(least, len(left) // 2) - 1].sort().values
+            stay = torch.cat([torch.zeros(1, dtype=torch.long), better])
+            left, total = left[stay], total[stay]
+            self._spectra, self._fields = (each[stay.to(each.device)] for each in (self._spectra, self._fields))
+        return left, total / len(self._amplitudes)
+
+    def _shown(self, frames: NDArray[np.int64]) -> Tensor:
+        """Show the object some frames: (k,) sums of the errors before each was used."""
         total = torch.zeros(len(self._spectra), device=self._spectra.device)
-        for j in random.permutation(len(self._amplitudes)).tolist():
+        for j in frames.tolist():
             window, probes, change, errors = self._changed(j)
             window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
             total += errors
-        return total.cpu() / len(self._amplitudes)
+        return total
 
     def refine(self, passes: int, random: np.random.Generator) -> None:
         """Update objects, then probes too, with the frames that are not kept apart."""

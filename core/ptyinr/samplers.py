@@ -6,6 +6,12 @@ correlation 0.976 after 200 steps, 0.956 with 52 px (320 steps), 0.971 with 172 
 Where tiles are laid while the star's frames come at 10/s, one seed, one core's seconds as if there were two; phase
 correlation at the last frame, 30 and 60 s later, at 75 % of the scan: over any frame 0.971, 0.988, 0.989, 0.978; over
 frames seen least 0.963, 0.969, 0.969, 0.976; over those explained worst 0.979, 0.987, 0.986, 0.985 (2026-11-25).
+
+The first steps, the whole star with the probe of another reconstruction, one seed, seconds (as above) until 0.95, and
+steps; all 42 frames of a tile with a network of width 32: 2.8, 43. At most 28: 3.2, 40 (on a busier machine, where all
+took 3.3); 16: 2.3 to 3.1, 49; 10: 3.5, 61. With 16 also: corners within 64 px 2.7, 65; frames explained worst 2.4, 49;
+pixels' rate 0.1 instead of 0.06 2.2, 51, but 0.965 later; `ILLUMINATION_FLOOR` 0.2 2.3, 50; twice the network's rate
+2.1, 52; its frequency 0.5 2.1, 49; averages of shorter memory 2.3, 49; a network of width 16 1.4, 49 (2026-11-26).
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from .settings import TrainerSettings
 REACH = 0.8
 """Extent of a tile's window corners, as a part of the window."""
 LEAST_REACH_PX = 64.0
-FRAMES_PER_TILE = 16
+FRAMES_PER_TILE, FRAMES_PER_TILE_WHERE_SMALL = 16, 5
 """Pixels of the frames in a step, in units of the pixels of their tile."""
 
 
@@ -36,10 +42,10 @@ class Sampler:
         """Whether it wants to be told what became of a step."""
         return self._settings.attention != "all"
 
-    def draw(self, dataset: Dataset) -> NDArray[np.int64]:
+    def draw(self, dataset: Dataset, *, small: bool = False) -> NDArray[np.int64]:
         """Rows of the frames of a step."""
         rows = dataset.training
-        most = self._settings.frames_per_step or self._frames_per_step(dataset)
+        most = self._settings.frames_per_step or self._frames_per_step(dataset, small)
         if self._settings.batch == "tile":
             weights = self._weights(len(dataset))[rows] if self.curious else None
             return rows[draw_tile(dataset.corners_px[rows], self._window, most, self._random, weights)]
@@ -63,10 +69,11 @@ class Sampler:
         known = self.seen[np.isfinite(self.seen)]
         return np.nan_to_num(self.seen, nan=float(known.max()) if len(known) else 1.0) ** 2
 
-    def _frames_per_step(self, dataset: Dataset) -> int:
+    def _frames_per_step(self, dataset: Dataset, small: bool) -> int:
         corners, window = dataset.corners_px, np.array(self._window)
         tile = np.minimum(np.ptp(corners, axis=0), reach_px(self._window)) + window
-        return max(16, int(FRAMES_PER_TILE * tile.prod() / window.prod()))
+        times = FRAMES_PER_TILE_WHERE_SMALL if small else FRAMES_PER_TILE
+        return max(16, int(times * tile.prod() / window.prod()))
 
 
 def reach_px(window: tuple[int, int]) -> NDArray[np.float64]:

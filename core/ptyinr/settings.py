@@ -38,6 +38,8 @@ class TrainerSettings:
     loss: LossSettings = field(default_factory=LossSettings)
     start: Literal["blind", "random"] = "blind"
     """Where no probe is given: `blind` finds one in the first frames; `random` leaves it to the probe's networks."""
+    held_steps: int | None = None
+    """The first ones, in which the probe stays as it is and the object alone learns. None: some if it was given."""
     object_rate: float = 1e-3
     """Of Adam."""
     probe_rate: float = 1e-3
@@ -56,6 +58,8 @@ class TrainerSettings:
     """Where tiles are laid: over any frame alike, over those that have been seen least, or explained worst."""
     frames_per_step: int | None = None
     """At most; None takes as many as have sixteen times the pixels of the tile."""
+    small_steps: int | None = None
+    """The first ones, of a third of the frames. None: some where pixels are fast."""
     start_frames: int = 60
     """Frames that the blind start waits for."""
     averaging: float = 0.95
@@ -77,6 +81,8 @@ class TrainerSettings:
             or not 0 <= self.averaging < 1
         ):
             raise ValueError(f"rates and frame numbers must be positive and averaging in [0, 1): {self}")
+        if min(self.held_steps or 0, self.small_steps or 0) < 0:
+            raise ValueError(f"held_steps and small_steps are 0 or more: {self}")
         if self.holdout < 0 or self.holdout == 1:
             raise ValueError(
                 f"holdout is {self.holdout}: give 0 to train on all frames, or 2 and more to hold every n-th out"
@@ -110,6 +116,7 @@ def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSet
         object_rate=2e-5,
         probe_rate=1e-5,
         table_rate=1e-5 / 1e-4,
+        held_steps=0,
         preconditioned=False,
         batch="full",
         averaging=0.0,

@@ -156,12 +156,13 @@ class Trainer:
         model = self._model or self._begin()
         if (probe := self._beginning.reconsider(self.dataset, lambda: self._averaged.probe().detach())) is not None:
             model = self._make(probe)
-        rows = self._sampler.draw(self.dataset)
+        rows = self._sampler.draw(self.dataset, small=self.steps < (self._decided.small_steps or 0))
         corners = self.dataset.corners_px[rows]
         first, shape = bounding_box(corners, self.geometry.window)
 
         tile = model.object(first, shape, self._dtype)
-        probe = model.probe()
+        with torch.set_grad_enabled(not self._beginning.holds(self.steps)):
+            probe = model.probe()
         if self.settings.preconditioned:
             light = illumination(corners - first, probe.detach(), shape)
             tile.register_hook(lambda gradient: gradient / (light + ILLUMINATION_FLOOR))
@@ -288,6 +289,7 @@ class Trainer:
                 "detail": self._decided.object.detail,
                 "width": self._decided.object.width,
                 "holdout_of": self._decided.holdout_of,
+                "small_steps": self._decided.small_steps,
                 "detail_rate": self._decided.detail_rate,
                 "probe_detail_rate": self._decided.probe_detail_rate,
             },
@@ -315,6 +317,7 @@ class Trainer:
                 loss=LossSettings(**choices["loss"]),
                 object=replace(self.settings.object, detail=choices["detail"], width=choices["width"]),
                 holdout_of=choices["holdout_of"],
+                small_steps=choices["small_steps"],
                 detail_rate=choices["detail_rate"],
                 probe_detail_rate=choices["probe_detail_rate"],
             )

@@ -11,7 +11,19 @@ from ptyinr.dataset import Dataset
 from ptyinr.geometry import window_corners_px
 from ptyinr.optics import LaueLenses, ZonePlate, focused_probe
 from ptyinr.phantoms import phantom
-from ptyinr.probe_start import SURE, ProbeStart, _bright, _middle, blind_start, centred, overlaps, sweep_range
+from ptyinr.probe_start import (
+    SURE,
+    ProbeStart,
+    _bright,
+    _defocused,
+    _middle,
+    _Rpie,
+    _set_up,
+    blind_start,
+    centred,
+    overlaps,
+    sweep_range,
+)
 from ptyinr.propagation import free_space_phases
 from ptyinr.scans import jittered
 from ptyinr.simulate import SimulatedNoise
@@ -145,6 +157,20 @@ def test_light_in_the_direct_beam_alone_is_an_error(scan):
     counts[:, 16, 16] = 1000
     with pytest.raises(ValueError, match="zero frequency"):
         started(scan, slice(0, 5), None, counts)
+
+
+def test_candidates_that_are_not_knocked_out_have_the_errors_of_a_whole_sweep(scan):
+    corners = torch.from_numpy(window_corners_px(scan.positions_m[:60], scan.geometry, scan.scan_range))
+    amplitudes = torch.from_numpy(np.fft.ifftshift(scan.counts[:60] ** 0.5, axes=(1, 2))).float()
+    mean, phases, *_ = _set_up(amplitudes, corners, scan.geometry)
+    # The first, which always stays, is focus: wrong here.
+    probes = _defocused(mean, phases, [(z, z) for z in (0.0, *sweep_range(mean, phases[0] + phases[1]))])
+    errors = _Rpie(probes, amplitudes, corners, False).sweep(np.random.default_rng(0))
+    left, theirs = _Rpie(probes, amplitudes, corners, False).knock_out(np.random.default_rng(0), 3)
+    assert len(left) == 3
+    assert left[0] == 0
+    assert int(errors.argmin()) in left
+    assert theirs.tolist() == pytest.approx(errors[left].tolist())
 
 
 def test_the_number_of_threads_is_given_back_even_after_an_error(scan):

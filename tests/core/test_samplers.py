@@ -104,3 +104,12 @@ def test_without_attention_all_frames_are_alike():
     for _ in range(400):
         counts[sampler.draw(line_of_frames(10))] += 1
     assert counts.min() > 15
+
+
+def test_a_small_step_draws_a_third_of_the_frames():
+    dataset = Dataset((32, 32), 0, torch.device("cpu"))
+    frames = 400
+    corners = np.random.default_rng(1).uniform(0, 60, (frames, 2))
+    dataset.append(Batch(np.arange(frames), np.ones((frames, 32, 32), np.uint16), np.zeros((frames, 2))), corners)
+    sampler = Sampler(TrainerSettings(), (32, 32), np.random.default_rng(0))
+    assert 0.3 < len(sampler.draw(dataset, small=True)) / len(sampler.draw(dataset)) < 0.33

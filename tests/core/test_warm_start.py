@@ -48,6 +48,30 @@ def test_a_probe_that_the_frames_contradict_gives_way_to_one_that_is_found_in_th
     assert overlap(trainer.snapshot().probe[0], scan.probe) > 0.7
 
 
+def probes_of(trainer, steps):
+    """The probe after each of some steps."""
+    return [trainer.step() and trainer.snapshot().probe for _ in range(steps)]
+
+
+def test_a_given_probe_stays_as_it_is_while_the_object_is_learned(scan, trainer_of):
+    probes = probes_of(trainer_of(scan, held_steps=2), 3)
+    assert np.array_equal(probes[0], probes[1])
+    assert not np.array_equal(probes[1], probes[2])
+
+
+def test_a_probe_that_was_found_is_refined_at_once(scan, trainer_of):
+    probes = probes_of(trainer_of(scan, given=False), 2)
+    assert not np.array_equal(probes[0], probes[1])
+
+
+def test_a_probe_that_was_found_instead_of_a_given_one_is_refined_at_once(scan, trainer_of):
+    trainer = warm(scan, scan.probe.conj(), trainer_of)
+    trainer.append(scan.batch())
+    probes = probes_of(trainer, 2)
+    assert not np.array_equal(probes[0], probes[1])
+    assert trainer.start is not None
+
+
 def test_a_probe_is_checked_once(scan, trainer_of, monkeypatch):
     asked = []
     monkeypatch.setattr("ptyinr.beginning.disagreement", lambda *_: asked.append(1) or 0.5)
