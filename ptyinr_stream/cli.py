@@ -6,7 +6,6 @@ What a user did wrong is one line on standard error and exit status 2; a defect 
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -82,7 +81,7 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
     """
     _log_to_terminal(verbose, lines=True)
     from ptyinr_stream.config import load_config
-    from ptyinr_stream.daemon import NICE, Daemon
+    from ptyinr_stream.daemon import Daemon
     from ptyinr_stream.reception_process import ReceptionProcess
     from ptyinr_stream.terminal import say, stop_on_signals
     from ptyinr_stream.tiled_process import ServerProcess
@@ -94,7 +93,6 @@ def run(config: ConfigOption, verbose: VerboseOption = False) -> None:
             say(out, f"{road:9} from {endpoint}")
         where = daemon.server.web_link(daemon.tiled_path) if daemon.server else "the configured Tiled server"
         say(out, f"publishing to {where}; waiting for scans")
-        os.nice(NICE)  # of this thread, which trains, and of those that it has computing
         try:
             daemon.run()
         except StreamError as error:

@@ -50,8 +50,6 @@ IDLE_WAIT_S = 0.2
 DELIVERY_S = 1.0
 """How long deliveries are taken before the next step, or as long as the last one took: frames that come faster than
 they can be kept stop no picture."""
-NICE = 10
-"""How far training stands back, in `run`, where processors are few: frames go before pictures."""
 FLUSH_S = 30.0
 """How long finals may take to leave when the daemon stops."""
 

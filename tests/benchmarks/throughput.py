@@ -36,7 +36,6 @@ from scans import head, row
 from step_cost import trainer_of
 
 from ptyinr_stream.config import Config, parse_config
-from ptyinr_stream.daemon import NICE
 from ptyinr_stream.events import EncodedImage
 from ptyinr_stream.outputs import Joined, Output, ScanClosed
 from ptyinr_stream.reception import Reception
@@ -163,18 +162,16 @@ class Consumer:
 
 
 class Training(threading.Thread):
-    """Takes steps of a real trainer, from `begun` until `stop`, standing back as the daemon's main thread does."""
+    """Takes steps of a real trainer, from `begun` until `stop`."""
 
     def __init__(self, chosen: argparse.Namespace) -> None:
         super().__init__(daemon=True)
         self.begun, self._over = threading.Event(), threading.Event()
-        self._nice = 0 if chosen.threads_only else NICE
         self._trainer = trainer_of(256, "cpu") if chosen.train else None
         self.rate = np.nan
         self.start()
 
     def run(self) -> None:
-        os.nice(self._nice)  # of this thread
         self.begun.wait()
         began, steps = time.monotonic(), 0
         while self._trainer is not None and not self._over.is_set():
