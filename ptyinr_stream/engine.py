@@ -270,7 +270,8 @@ class Engine:
         """Seconds until the next snapshot: a third of what training has taken.
 
         At least a third of those configured, as at first, when the picture changes most; at most those configured. A
-        snapshot of the Siemens star costs 0.12 s, its first 0.95 comes 2 s after the first step (2026-11-26).
+        snapshot of the Siemens star costs 0.12 s; with a known probe 0.95 is reached 2 to 3 s after the first step
+        (2026-11-26).
         """
         longest = self._config.training.snapshot_s
         return min(longest, max(longest, time - scan.trains_since) / 3)
