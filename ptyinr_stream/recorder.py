@@ -34,6 +34,8 @@ FLUSH_S = 0.1
 FLUSH_SHARE = 0.05
 """Of the recorder's time may go into flushes: after such a pause, what comes is flushed at once. One takes 1 to 2 ms on
 a local disk, so that a kill costs what came in the last 20 to 40 ms."""
+_LEAST_PAUSE_S = 0.02
+"""Where nothing is to be flushed it takes no time, and the thread would not rest (seen: a quarter of a core)."""
 PATIENCE_S = 10.0
 """How long a full queue waits for the disk."""
 _BATCH_BYTES = 32 * 2**20
@@ -253,7 +255,7 @@ class Recorder:
         lasted = time.perf_counter() - began
         self._slowest_flush_s = max(self._slowest_flush_s, lasted)
         self._oldest = None
-        self._flush_from = self._clock() + min(FLUSH_S, lasted / FLUSH_SHARE)
+        self._flush_from = self._clock() + min(FLUSH_S, max(_LEAST_PAUSE_S, lasted / FLUSH_SHARE))
 
 
 def _size(event: Event) -> int:
