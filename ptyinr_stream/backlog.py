@@ -107,7 +107,13 @@ class Backlog(Generic[T]):
                 self._filed_bytes -= first.nbytes
             if not self._waiting:
                 self._file = None
-        return cast(T, _fetched(first)) if isinstance(first, _Filed) else first
+        if not isinstance(first, _Filed):
+            return first
+        try:
+            return cast(T, _fetched(first))
+        except FrameStoreError as error:
+            error.frames = len(first.indices)
+            raise
 
     def status(self) -> dict[str, float]:
         """Outputs that wait, and megabytes of their pixels in memory and in files."""
@@ -145,7 +151,9 @@ def _fetched(filed: _Filed) -> Joined:
 
 def _own_masks(batch: Batch) -> NDArray[np.bool_] | None:
     """(n, h, w) where each frame has one; None where one, or a repeated one, is for all of them."""
-    return batch.mask if batch.mask is not None and batch.mask.ndim == 3 and batch.mask.strides[0] else None
+    mask = batch.mask
+    repeated = mask is not None and len(mask) > 1 and not mask.strides[0]
+    return mask if mask is not None and mask.ndim == 3 and not repeated else None
 
 
 def _pixel_bytes(batch: Batch) -> int:

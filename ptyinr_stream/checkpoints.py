@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ptyinr_stream.errors import CheckpointError
 
 _log = logging.getLogger(__name__)
@@ -46,6 +44,8 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be written; the one before is still there.
         """
+        import torch  # noqa: PLC0415  whoever only notes what begins need not wait for it
+
         newest, before = (self._folder / uid / name for name in _NAMES)
         memory = io.BytesIO()
         torch.save(dict(state), memory)
@@ -66,6 +66,8 @@ class Checkpoints:
 
     def states(self, uid: str) -> Iterator[dict[str, Any]]:
         """The states that can be read of a scan, newest first, each when it is asked for. What is torn is reported."""
+        import torch  # noqa: PLC0415
+
         for name in _NAMES:
             path = self._folder / uid / name
             try:

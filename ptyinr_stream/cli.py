@@ -18,7 +18,7 @@ from ptyinr_stream.commands.evaluate import evaluate
 from ptyinr_stream.commands.reconstruct import reconstruct
 from ptyinr_stream.commands.replay import replay
 from ptyinr_stream.commands.simulate import simulate
-from ptyinr_stream.errors import ConfigError, StreamError
+from ptyinr_stream.errors import ConfigError, HandoverError, StreamError
 
 app = typer.Typer(
     name="ptyinr-stream",
@@ -35,12 +35,12 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; known errors become one line and exit status 2."""
+    """Run the command line; known errors become one line and exit status 2, or 1 where another try may do better."""
     try:
         app()
     except StreamError as error:
         _complain(error)
-        raise SystemExit(2) from None
+        raise SystemExit(1 if isinstance(error, HandoverError) else 2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -83,6 +83,11 @@ class Config(Section):
         return self.recording.folder or (self.output.folder and self.output.folder / "recordings")
 
     @property
+    def checkpoints(self) -> Path | None:
+        """The folder of the checkpoints; None where none are written."""
+        return self.output.folder and self.output.folder / "checkpoints" if self.training.checkpoint_s else None
+
+    @property
     def frames_folder(self) -> Path:
         """Of the files that hold frames in place of memory."""
         return self.training.frames_folder or self.output.folder or Path(tempfile.gettempdir())

@@ -28,7 +28,7 @@ from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
-from ptyinr_stream.errors import ConfigError, PublishError
+from ptyinr_stream.errors import ConfigError, FrameStoreError, PublishError
 from ptyinr_stream.frame_store import check_folder
 from ptyinr_stream.local_tiled import LocalTiled
 from ptyinr_stream.outputs import Output
@@ -66,6 +66,8 @@ class DaemonStatus(ReceptionStatus):
     """What waits for training: see `Backlog.status`."""
     silent_s: float = 0.0
     """Since the main loop last came round."""
+    reception_silent_s: float = 0.0
+    """Since the process that receives last said how it stands."""
 
     def plain(self) -> dict[str, Any]:
         """The same in dictionaries, for `telemetry`."""
@@ -110,6 +112,7 @@ class Daemon:
         self._trace = Trace(output.folder / "traces") if output.trace and output.folder is not None else None
         self._attempts = Attempts()
         self._failed = False
+        self._lost = 0  # frames that the backlog could not give back
         self._heart = Heart(*systemd())
         self.telemetry: Telemetry | None = None
         self.engine: Engine
@@ -153,8 +156,7 @@ class Daemon:
                 busy = self.engine.work(time.monotonic)
                 worked = time.monotonic() - began
                 if not busy:
-                    with contextlib.suppress(queue.Empty):
-                        self._take(self._outputs.get(timeout=IDLE_WAIT_S))
+                    self._take_next(IDLE_WAIT_S)
                 self._attempts.finished(status.uid for status in self.engine.history)
                 for part in (self._reception, *self._publishers, self.server):
                     if part is not None:
@@ -187,12 +189,13 @@ class Daemon:
         """A copy of everything that is counted."""
         received = self._reception.status if self._reception else ReceptionStatus()
         return DaemonStatus(
-            **{name.name: getattr(received, name.name) for name in fields(received)},
-            backlog=self._outputs.status(),
+            **{each.name: getattr(received, each.name) for each in fields(received)},
+            backlog={**self._outputs.status(), "frames_lost": self._lost},
             scan=self.engine.status,
             publishers=[publisher.status for publisher in self._publishers],
             disk_free_gb=free_gb(self._config.output.folder),
             silent_s=self._heart.silent_s,
+            reception_silent_s=self._reception.silent_s if self._reception else 0.0,
         )
 
     def _told(self) -> dict[str, Any]:
@@ -222,11 +225,20 @@ class Daemon:
 
     def _deliver(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._take(self._outputs.get())
-                if time.monotonic() >= until:
-                    return
+        while self._take_next() and time.monotonic() < until:
+            pass
+
+    def _take_next(self, timeout: float = 0.0) -> bool:
+        """Take what was delivered first, if there is any."""
+        try:
+            self._take(self._outputs.get(timeout))
+        except queue.Empty:
+            return False
+        except FrameStoreError as error:
+            if not self._lost:
+                _log.error("frames that waited for training are lost to it, not to the recording: %s", error)
+            self._lost += error.frames
+        return True
 
     def _take(self, output: Output) -> None:
         if self._trace is not None:

@@ -164,8 +164,7 @@ class Engine:
         self._named = None if probe is None else Start(probe, str(config.training.probe_file or "a given probe"))
         folder = config.output.folder
         self._warm = WarmStart(folder and folder / "probes")
-        kept = folder and folder / "checkpoints"
-        self._checkpoints = Checkpoints(kept) if kept and config.training.checkpoint_s else None
+        self._checkpoints = Checkpoints(config.checkpoints) if config.checkpoints else None
         self._convention = FrameConvention(config.frames).describe()
         self._scans: dict[str, _Scan] = {}
         self.history: list[ScanStatus] = []
@@ -304,12 +303,14 @@ class Engine:
         So does one that the disk has no room for: training goes on with those that are there.
         """
         while len(scan.waiting):
-            batch = scan.waiting.get().batch
+            n = 0
             try:
+                batch = scan.waiting.get().batch
+                n = len(batch.indices)
                 with self._translated_errors():
                     trainer.append(batch)
             except (FrameStoreError, ValueError) as error:
-                n = len(batch.indices)
+                n = error.frames or n if isinstance(error, FrameStoreError) else n
                 if isinstance(error, FrameStoreError):
                     scan.note(error=str(error))
                 if scan.refusal != str(error):  # a full disk says the same again and again

@@ -6,6 +6,7 @@
   + WireError                 a message cannot be understood; it is counted and passed over, the stream goes on
   + GeometryError             a scan's optics are unknown or contradict its frames; that scan is not reconstructed
   + EndpointError             an address cannot be bound or reached
+  + HandoverError             a process of this or an earlier life of the daemon is stuck; another try may do better
   + CheckpointError           what training has learned cannot be written; training goes on, the next one is tried
   + FrameStoreError           frames cannot be kept on disk; those that are there are trained, the scan is recorded on
   + DeviceError               the device is lost or full; the scan is recorded on, and a restart takes it up again
@@ -41,6 +42,10 @@ class EndpointError(StreamError):
     """An address is in use, unreachable or malformed."""
 
 
+class HandoverError(StreamError):
+    """What a daemon needs is still held by a process of an earlier one, or its own process does not begin."""
+
+
 class PublishError(StreamError):
     """A snapshot could not be delivered."""
 
@@ -51,6 +56,9 @@ class CheckpointError(StreamError):
 
 class FrameStoreError(StreamError):
     """Frames could not be written for training, or not be read back."""
+
+    frames = 0
+    """That are lost to training by it; a recording has them."""
 
 
 class DeviceError(StreamError):

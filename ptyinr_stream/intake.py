@@ -19,7 +19,7 @@ import numpy as np
 from ptyinr_stream.assembler import Joined, Output, ScanOpened
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
-from ptyinr_stream.events import Event, FramesMissing
+from ptyinr_stream.events import CaptureEnded, CaptureStarted, Event, FramesMissing, SeriesEnded, SeriesStarted
 from ptyinr_stream.frame_blocks import Memory, own_memory
 from ptyinr_stream.joining import Joining
 from ptyinr_stream.recorder import Recorder
@@ -29,8 +29,12 @@ from ptyinr_stream.wire import WireDecoder, decoder_of
 _log = logging.getLogger(__name__)
 
 ROADS = ("documents", "frames", "positions")
+SAID_ONCE = (SeriesStarted, SeriesEnded, CaptureStarted, CaptureEnded)
+"""Events that begin and end what has no number of its own, so that a second one would count."""
 
 _TICK_S = 0.1
+TWICE_S = 5.0
+"""Of the end of a recording that goes on: what was said once in it may have been heard by this life too."""
 
 
 class Intake:
@@ -73,6 +77,8 @@ class Intake:
         for road in ROADS:
             if (stream := getattr(config.streams, road)) is not None:
                 self._decoders[road] = decoder_of(stream)
+        self._heard: list[Event] = []  # at the end of a recording, and perhaps again
+        self._resumed_at = float("-inf")
         self._progress: dict[str, Any] = {"scans": [], "waiting_frames": 0}
         self._latencies = _Latencies()
         self._next_tick = float("-inf")
@@ -116,6 +122,7 @@ class Intake:
             now = self._clock()
             for recording in self._resumed:
                 self._resume(recording, now)
+                self._resumed_at = self._clock()
             while not self._inbox.drained:
                 message = self._inbox.get(_TICK_S)
                 if message is not None:
@@ -140,6 +147,8 @@ class Intake:
         with recording:
             last = now if recording.last_time is None else recording.last_time
             for recorded in recording.events():
+                if recorded.time > last - TWICE_S and isinstance(recorded.event, SAID_ONCE):
+                    self._heard.append(recorded.event)
                 outputs = self._joining.feed(recorded.event, recorded.time + now - last)
                 self._hand_on([replace(o, resumed=True) if isinstance(o, ScanOpened) else o for o in outputs])
             for problem in recording.problems:
@@ -149,6 +158,8 @@ class Intake:
 
     def _take(self, message: Message) -> None:
         for event in message.events or self._decoders[message.road].feed(message.parts):
+            if self._heard and self._has_been_heard(event, message.received):
+                continue
             if message.road == "documents" and self._files is not None and self._files(event):
                 continue
             if self._recorder is not None:
@@ -157,6 +168,18 @@ class Intake:
             self._hand_on(outputs)
             if joined := sum(len(output.batch.indices) for output in outputs if isinstance(output, Joined)):
                 self._latencies.add(self._clock() - message.received, joined)
+
+    def _has_been_heard(self, event: Event, received: float) -> bool:
+        """Whether it is in the recording: two lives of the daemon have received for a moment.
+
+        Frames and samples that come twice have numbers, and are told by them.
+        """
+        if received > self._resumed_at:
+            self._heard.clear()
+        if event not in self._heard:
+            return False
+        self._heard.remove(event)
+        return True
 
     def _tick(self, now: float) -> None:
         if now >= self._next_tick:

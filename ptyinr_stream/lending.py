@@ -10,6 +10,7 @@ The other end is this program itself, over a pair of sockets that nobody else ca
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import mmap
@@ -29,8 +30,8 @@ from numpy.typing import NDArray
 
 from ptyinr_stream.frame_blocks import block_of, own_memory
 
-MOST_BLOCKS = 384
-"""Shared at a time, each an open file: what lies in others is copied. Processes may open 1,024 as a rule."""
+MOST_BLOCKS = 192
+"""Shared at a time, two open files each: what lies in others is copied. Processes may open 1,024 as a rule."""
 _HEAD = struct.Struct("=QqI")  # bytes that follow, the number of the loan, files
 _NO_LOAN = -1
 _MOST_FILES = 253  # that Linux hands over at once
@@ -60,7 +61,8 @@ class SharedBlocks:
         memory = np.frombuffer(shared, np.uint8)
         address = memory.__array_interface__["data"][0]
         self._files[address] = next(self._numbers), file
-        weakref.finalize(shared, self._forget, address).atexit = False
+        # Of the array, which goes before its memory does: afterwards another block may lie at the same address.
+        weakref.finalize(memory, self._forget, address).atexit = False
         return memory
 
     def find(self, array: NDArray[Any]) -> tuple[int, int, int] | None:
@@ -177,18 +179,23 @@ class Link:
 
         Raises:
             EOFError: the other end is gone.
+            OSError: this process has too many files open, or no memory.
         """
         try:
             head, files, _, _ = socket.recv_fds(self._socket, _HEAD.size, _MOST_FILES)
             head += self._exactly(_HEAD.size - len(head)) if head else b""
             if len(head) < _HEAD.size:
                 raise EOFError
-            size, number, _ = _HEAD.unpack(head)
+            size, number, announced = _HEAD.unpack(head)
             data = self._exactly(size)
         except OSError as error:
             raise EOFError from error
         if len(data) < size:
             raise EOFError
+        if len(files) < announced:
+            for file in files:
+                os.close(file)
+            raise OSError(errno.EMFILE, "frames cannot be mapped: too many files are open")
         return self._unpacked(data, number, files)
 
     def give_back(self) -> None:
@@ -200,6 +207,13 @@ class Link:
         over = [self._over.popleft() for _ in range(len(self._over))]
         if over:
             self.send(_GivenBack(over))
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the other end is gone; what it has said before that is still there."""
+        with contextlib.suppress(BlockingIOError):
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def hang_up(self) -> None:
         """Let both ends know that nothing more will come; who waits in `receive` is released."""

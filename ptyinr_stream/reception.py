@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ptyinr_stream.channels import Inbox
-from ptyinr_stream.config import Config
+from ptyinr_stream.config import Config, StreamConfig
 from ptyinr_stream.frame_blocks import Memory, own_memory
 from ptyinr_stream.intake import ROADS, Intake
 from ptyinr_stream.outputs import Output
@@ -51,10 +51,12 @@ class Reception:
         deliver: is called in the intake's thread, in order; it must return at once.
         resumed: is told, before its first frame, of each scan that goes on.
         memory: of decoded frames.
+        given_up: is asked while another process still records.
 
     Raises:
         ConfigError: a wire or a key is wrong, or a mask cannot be read.
         EndpointError: an address is in use, or another daemon records into the same folder.
+        HandoverError: a process of an earlier life does not let go of it.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Reception:
         deliver: Callable[[Output], None],
         resumed: Callable[[Resumption], None],
         memory: Memory = own_memory,
+        given_up: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config = config
         self._inbox = inbox = Inbox(int(1e6 * config.assembly.inbox_mb))
@@ -75,11 +78,11 @@ class Reception:
         with contextlib.ExitStack() as stack:
             stack.callback(self._stop_receivers)
             stack.callback(inbox.close)
-            # Before the process that still records lets go, so that nothing is lost between the two; to an address
-            # that is bound only one can listen.
-            self._receive(bound=False)
+            # Before the process that still records lets go, so that nothing is lost between the two. To an address that
+            # is bound only one can listen, and a PUSH socket would share its messages between them.
+            self._receive(lambda stream: not stream.bind and stream.socket == "sub")
             if (folder := config.recordings) is not None:
-                self._ownership = Ownership(folder)
+                self._ownership = Ownership(folder, given_up=given_up)
                 stack.callback(self._ownership.release)
                 self._recorder = Recorder(folder, config.recording, config.assembly, attributes)
                 stack.callback(self._recorder.close)
@@ -98,7 +101,7 @@ class Reception:
             if self._files is not None:
                 stack.callback(self._files.stop)
             stack.callback(self._stop_receivers)  # before the inbox is closed
-            self._receive(bound=True)
+            self._receive(lambda stream: True)
             self._cleanup = stack.pop_all()
 
     @property
@@ -131,6 +134,11 @@ class Reception:
         """Whether another process waits to go on with what is recorded."""
         return self._ownership is not None and self._ownership.wanted
 
+    @property
+    def silent_s(self) -> float:
+        """Since it last said how it stands: it is asked each time."""
+        return 0.0
+
     def check(self) -> None:
         """Raise what ended one of the threads, if anything did."""
         for part in (*self._receivers.values(), self._files, self._intake):
@@ -143,10 +151,15 @@ class Reception:
 
     leave = stop
 
-    def _receive(self, bound: bool) -> None:
+    def outlive(self) -> None:
+        """The daemon is gone: another one may want what is recorded."""
+        if self._ownership is not None:
+            self._ownership.outlive()
+
+    def _receive(self, which: Callable[[StreamConfig], bool]) -> None:
         for road in ROADS:
             stream = getattr(self._config.streams, road)
-            if stream is not None and stream.bind is bound:
+            if stream is not None and road not in self._receivers and which(stream):
                 self._receivers[road] = Receiver(road, stream, self._inbox)
 
     def _stop_receivers(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import queue
 import select
 import signal
 import socket
@@ -24,10 +25,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptyinr_stream import errors
+from ptyinr_stream.backlog import Backlog
+from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import EndpointError, StreamError
+from ptyinr_stream.errors import FrameStoreError, HandoverError, StreamError
 from ptyinr_stream.lending import Link, SharedBlocks
-from ptyinr_stream.outputs import Output
+from ptyinr_stream.outputs import Output, ScanOpened
 from ptyinr_stream.reception import Reception, ReceptionStatus
 from ptyinr_stream.recordings.resumptions import Resumption
 
@@ -36,7 +39,7 @@ _log = logging.getLogger(__name__)
 # -P: a file `h5py.py` in the folder where the daemon was started is not h5py. Not -m: what is sent is pickled by the
 # name of this module, which would then be `__main__`.
 COMMAND = (sys.executable, "-P", "-c", "from ptyinr_stream.reception_process import main; main()")
-START_S = 180.0
+START_S = 240.0
 """How long the process may take to import, to wait for one that still records, and to listen."""
 STOP_S = 120.0
 """How long it may take to work off what it has received."""
@@ -45,6 +48,7 @@ LINGER_S = 60.0
 OVERLAP_S = 1.0
 """How long both receive: so long a subscription may take to its publisher, and a message on its way."""
 _STATUS_S = 0.2
+_USUAL = 100
 _LOOK_S = 0.1
 
 
@@ -118,6 +122,7 @@ class ReceptionProcess:
         self._deliver, self._resumed = deliver, resumed
         self._error: StreamError | None = None
         self._over = False
+        self._told = time.monotonic()
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as failed:
             failed.callback(ours.close)
@@ -125,7 +130,7 @@ class ReceptionProcess:
                 # In a session of its own: Ctrl-C must not reach it, what it has received is delivered after that.
                 self._process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), start_new_session=True)  # noqa: S603
             except OSError as error:
-                raise EndpointError(f"the process that receives cannot be started: {error}") from error
+                raise HandoverError(f"the process that receives cannot be started: {error}") from error
             failed.pop_all()
         self._link = Link(ours)
         with contextlib.ExitStack() as failed:
@@ -149,6 +154,11 @@ class ReceptionProcess:
         """Of the process."""
         return self._process.pid
 
+    @property
+    def silent_s(self) -> float:
+        """Since it last said how it stands."""
+        return time.monotonic() - self._told
+
     def check(self) -> None:
         """Raise what ended the process, if anything did."""
         if self._error is not None:
@@ -169,19 +179,25 @@ class ReceptionProcess:
         if self._thread.is_alive():
             _log.error("the process that receives has not worked off what it has received in %g s", STOP_S)
             self._process.kill()
-            self._thread.join(STOP_S)
-        self._process.wait()
+        self._link.hang_up()
+        self._process.terminate()  # if it has not ended, it would record on
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._thread.join()
         self._link.close()
 
     def _await_ready(self) -> _Ready:
         """Wait until it listens; what else it says by then is taken by the thread, in its order."""
         while True:
             if not select.select([self._link], [], [], START_S)[0]:
-                raise EndpointError(f"the process that receives has said nothing for {START_S:g} s")
+                raise HandoverError(f"the process that receives has said nothing for {START_S:g} s")
             try:
                 said = self._link.receive()
             except EOFError:
-                raise EndpointError(self._ended()) from None
+                raise HandoverError(self._ended()) from None
             match said:
                 case _Ready():
                     return said
@@ -200,13 +216,16 @@ class ReceptionProcess:
         except EOFError:
             if not self._over and self._error is None:
                 self._error = StreamError(self._ended())
+        except Exception as error:  # noqa: BLE001 - `check` raises it
+            self._error = StreamError(f"what the process that receives has said cannot be taken: {error!r}")
+            self._link.hang_up()
 
     def _take(self, said: Any) -> None:
         match said:
             case None:
                 pass
             case ReceptionStatus():
-                self.status = said
+                self.status, self._told = said, time.monotonic()
             case Resumption():
                 self._resumed(said)
             case _Said(name, level, message):
@@ -222,17 +241,63 @@ class ReceptionProcess:
         return f"the process that receives has ended (exit status {self._process.wait()}); what it printed says why"
 
 
+class _Telling:
+    """Sends to the daemon, in a thread of its own: what receives and records never waits for it.
+
+    What is not sent yet waits as in `Backlog`. When the daemon is gone, it is dropped.
+    """
+
+    def __init__(self, link: Link, config: Config) -> None:
+        self._link = link
+        self._waiting = Backlog[Any](1e6 * config.training.backlog_mb, config.frames_folder)
+        self._thread = threading.Thread(target=self._run, name="tell", daemon=True)
+        self._thread.start()
+
+    def __call__(self, value: object) -> None:
+        """Send a value, by and by."""
+        self._waiting.put(value)
+
+    @property
+    def behind(self) -> bool:
+        """Whether more waits than is usual."""
+        return len(self._waiting) > _USUAL
+
+    def finish(self) -> None:
+        """Wait until everything is sent."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        gone = False
+        while True:
+            try:
+                value = self._waiting.get(LINGER_S)
+            except queue.Empty:
+                continue
+            except FrameStoreError as error:
+                _log.error("%d frames are lost to the daemon, not to the recording: %s", error.frames, error)
+                continue
+            if value is None:
+                return
+            try:
+                if not gone:
+                    self._link.send(value)
+            except (BrokenPipeError, ConnectionResetError):
+                gone = True
+            except OSError as error:
+                _log.error("%s is lost to the daemon: %s", type(value).__name__, error.strerror)
+
+
 class _Log(logging.Handler):
     """Hands what is logged to the daemon, whose log it is."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, tell: Callable[[object], None]) -> None:
         super().__init__()
-        self._link = link
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send it; nobody reads it when the daemon is gone."""
-        with contextlib.suppress(OSError):
-            self._link.send(_Said(record.name, record.levelno, self.format(record)))
+        """Send it."""
+        self._tell(_Said(record.name, record.levelno, self.format(record)))
 
 
 def main() -> None:
@@ -244,19 +309,22 @@ def main() -> None:
     blocks = SharedBlocks()
     link = Link(socket.socket(fileno=sys.stdin.fileno()), blocks)
     begin: _Begin = link.receive()
-    log = logging.getLogger("ptyinr_stream")
-    log.addHandler(_Log(link))
+    tell = _Telling(link, begin.config)
+    log, handler = logging.getLogger("ptyinr_stream"), _Log(tell)
+    log.addHandler(handler)
     log.setLevel(begin.level)
     log.propagate = False
 
-    def tell(value: object) -> None:
-        with contextlib.suppress(OSError):  # the daemon is gone: what is recorded is what counts
-            link.send(value)
+    def given_up() -> bool:
+        return told_to_end.is_set() or link.hung_up
 
     try:
-        reception = Reception(begin.config, begin.attributes, begin.begun, tell, tell, blocks)
+        reception = Reception(
+            begin.config, begin.attributes, begin.begun, _noting(tell, begin.config), tell, blocks, given_up
+        )
     except StreamError as error:
         tell(_Failed(type(error).__name__, str(error)))
+        tell.finish()
         return
     # What is there now stays there: to go through 200,000 objects again and again costs 50 ms each time.
     gc.collect()
@@ -266,6 +334,9 @@ def main() -> None:
         try:
             _attend(link, reception, tell)
         except EOFError:
+            log.removeHandler(handler)
+            log.propagate = True  # to the standard error, which is still there
+            _log.warning("the daemon is gone; its scans are recorded on for %g s, or until it is back", LINGER_S)
             _bridge(reception, told_to_end)
     except StreamError as error:
         tell(_Failed(type(error).__name__, str(error)))
@@ -275,15 +346,29 @@ def main() -> None:
     finally:
         reception.stop()
         tell(_Over(reception.status))
+        tell.finish()
 
 
-def _attend(link: Link, reception: Reception, tell: Callable[[object], None]) -> None:
+def _noting(tell: Callable[[object], None], config: Config) -> Callable[[Output], None]:
+    """Notes which scans have begun, as training would: the daemon may be gone by then, or die before it hears of it."""
+    checkpoints = Checkpoints(config.checkpoints) if config.checkpoints else None
+
+    def deliver(output: Output) -> None:
+        if checkpoints is not None and isinstance(output, ScanOpened):
+            checkpoints.begin(output.uid)
+        tell(output)
+
+    return deliver
+
+
+def _attend(link: Link, reception: Reception, tell: _Telling) -> None:
     """Say how things stand until it is stopped."""
     due = 0.0
     while True:
         reception.check()
         if (wait := due - time.monotonic()) <= 0:
-            tell(reception.status)
+            if not tell.behind:
+                tell(reception.status)
             due = time.monotonic() + (wait := _STATUS_S)
         if select.select([link], [], [], wait)[0] and isinstance(link.receive(), _Stop):
             return
@@ -291,10 +376,9 @@ def _attend(link: Link, reception: Reception, tell: Callable[[object], None]) ->
 
 def _bridge(reception: Reception, told_to_end: threading.Event) -> None:
     """The daemon is gone: record on until its next life is there."""
-    ends = time.monotonic() + LINGER_S
-    while reception.records and time.monotonic() < ends:
+    reception.outlive()
+    ends, wanted = time.monotonic() + LINGER_S, False
+    while reception.records and time.monotonic() < ends and not told_to_end.wait(_LOOK_S):
         reception.check()
-        if reception.wanted:
-            ends = min(ends, time.monotonic() + OVERLAP_S)
-        if told_to_end.wait(_LOOK_S):
-            return
+        if reception.wanted and not wanted:
+            ends, wanted = time.monotonic() + OVERLAP_S, True

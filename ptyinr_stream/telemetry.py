@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 STALLED_S = 60.0
 """Without a beat of the main loop after which the daemon is not well; a blind start on two busy cores takes ten."""
+DEAF_S = 10.0
+"""Without a word of the process that receives after which the daemon is not well."""
 LEAST_FREE_GB = 2.0
 """Of the disk that results and recordings go to."""
 
@@ -78,6 +80,8 @@ def problems(status: Status) -> list[str]:
     found = []
     if status["silent_s"] > STALLED_S:
         found.append(f"training has not come round for {status['silent_s']:.0f} s")
+    if status["reception_silent_s"] > DEAF_S:
+        found.append(f"the process that receives has said nothing for {status['reception_silent_s']:.0f} s")
     found += [
         f"stream {stream['road']}: {stream['state']}"
         for stream in status["streams"]
@@ -172,6 +176,7 @@ class _Numbers(Collector):
         status = self._status()
         yield _gauge("ptyinr_healthy", "1 while nothing is wrong", not problems(status))
         yield _gauge("ptyinr_silent_seconds", "since training last came round", status["silent_s"])
+        yield _gauge("ptyinr_reception_silent_seconds", "since reception last spoke", status["reception_silent_s"])
         if status["disk_free_gb"] is not None:
             yield _gauge("ptyinr_disk_free_gigabytes", "where results go", status["disk_free_gb"])
         scan = status["scan"] or {}

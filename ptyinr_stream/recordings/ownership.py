@@ -12,15 +12,18 @@ import fcntl
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from ptyinr_stream.errors import EndpointError
+from ptyinr_stream.errors import EndpointError, HandoverError, StreamError
 
 _log = logging.getLogger(__name__)
 
-LOCK, NEXT = ".lock", ".next"
-PATIENCE_S = 100.0
-"""How long another process may need to work off what it has received."""
+LIVES, LOCK, NEXT = ".daemon", ".lock", ".next"
+PATIENCE_S = 200.0
+"""How long a process whose daemon is gone may need to work off what it has received."""
+LIVES_S = 5.0
+"""How long a daemon that lives may need to end."""
 _POLL_S = 0.02
 
 
@@ -29,24 +32,32 @@ class Ownership:
 
     A folder that cannot be written, or whose file system knows no locks, is not held: whoever records there says so.
 
+    Args:
+        folder: of the recordings.
+        patience_s: how long to wait for a process whose daemon is gone.
+        given_up: is asked while it waits.
+
     Raises:
-        EndpointError: another process holds it for longer than `patience_s`.
+        EndpointError: the daemon of the process that holds it lives.
+        HandoverError: another process holds it for longer than `patience_s`, or it was given up.
     """
 
-    def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
-        self._folder = folder
-        self._held: int | None = None
-        self._next: int | None = None
+    def __init__(
+        self, folder: Path, patience_s: float = PATIENCE_S, given_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._folder, self._given_up = folder, given_up
+        self._files: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._held, self._next = (
-                os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644) for name in (LOCK, NEXT)
-            )
-            deadline = time.monotonic() + patience_s
-            self._await(self._next, deadline)
-            self._await(self._held, deadline)
-            fcntl.flock(self._next, fcntl.LOCK_UN)
-        except EndpointError:
+            for name in (LIVES, LOCK, NEXT):
+                self._files[name] = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            now = time.monotonic()
+            if not self._taken(LIVES, now + min(LIVES_S, patience_s)):
+                raise EndpointError(f"{folder}: another daemon records there; give each an output folder of its own")
+            if not (self._taken(NEXT, now + patience_s) and self._taken(LOCK, now + patience_s)):
+                raise HandoverError(f"{folder}: a process that a daemon has left behind still records there")
+            fcntl.flock(self._files[NEXT], fcntl.LOCK_UN)
+        except StreamError:
             self.release()
             raise
         except OSError as error:
@@ -56,37 +67,38 @@ class Ownership:
     @property
     def held(self) -> bool:
         """Whether it could be locked, and was not released."""
-        return self._held is not None
+        return bool(self._files)
 
     @property
     def wanted(self) -> bool:
         """Whether another process waits for it."""
-        if self._next is None:
+        if not self._files:
             return False
         try:
-            fcntl.flock(self._next, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(self._files[NEXT], fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        fcntl.flock(self._next, fcntl.LOCK_UN)
+        fcntl.flock(self._files[NEXT], fcntl.LOCK_UN)
         return False
+
+    def outlive(self) -> None:
+        """The daemon is gone: another one may wait for it."""
+        if self._files:
+            fcntl.flock(self._files[LIVES], fcntl.LOCK_UN)
 
     def release(self) -> None:
         """Let others have it."""
-        for file in (self._held, self._next):
-            if file is not None:
-                os.close(file)
-        self._held = self._next = None
+        while self._files:
+            os.close(self._files.popitem()[1])
 
-    def _await(self, file: int, deadline: float) -> None:
+    def _taken(self, name: str, deadline: float) -> bool:
         told = False
         while True:
             with contextlib.suppress(BlockingIOError):
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            if time.monotonic() > deadline:
-                raise EndpointError(
-                    f"{self._folder}: another daemon records there; give each an output folder of its own"
-                )
+                fcntl.flock(self._files[name], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            if time.monotonic() > deadline or self._given_up():
+                return False
             if not told:
                 _log.info("%s: waiting until the process that still records there has written everything", self._folder)
             told = True

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import threading
 import time
@@ -179,14 +180,14 @@ class Receiver:
                     self._heard = False
             stopped = self._control in ready
             # What has come before it was stopped is taken: the sender believes it has arrived.
-            if (stopped or self._socket in ready) and (not self._take() or stopped):
+            if (stopped or self._socket in ready) and (not self._take(None if stopped else _PORTION) or stopped):
                 return
             self._tell()
             self._control.poll(_REST_MS)
 
-    def _take(self) -> bool:
-        """Hand on what has come; False when the inbox is closed."""
-        for _ in range(_PORTION):
+    def _take(self, most: int | None) -> bool:
+        """Hand on what has come, at most so many messages; False when the inbox is closed."""
+        for _ in itertools.count() if most is None else range(most):
             try:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
@@ -250,7 +251,10 @@ def open_socket(made: zmq.Socket[Any], stream: StreamConfig) -> str:
         (made.bind if stream.bind else made.connect)(stream.endpoint)
     except zmq.ZMQError as error:
         if error.errno == errno.EADDRINUSE:
-            raise EndpointError(f"{stream.endpoint}: the address is in use by another process") from error
+            raise EndpointError(
+                f"{stream.endpoint}: the address is in use by another process; one that a daemon with another output "
+                "folder has left behind ends within a minute"
+            ) from error
         what = "bound" if stream.bind else "connected to"
         raise EndpointError(f"{stream.endpoint} cannot be {what}: {zmq.strerror(error.errno or 0)}") from error
     return made.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")

@@ -165,6 +165,44 @@ def test_no_more_than_so_many_blocks_are_shared(ends: Ends, monkeypatch: pytest.
     assert [int(got.batch.counts[0, 0, 0]) for got in held] == [1] * 4
 
 
+def test_a_block_is_forgotten_before_another_can_lie_at_its_address() -> None:
+    shared = SharedBlocks()
+    before = open_files()
+    stop = threading.Event()
+    kept: list[np.ndarray] = []
+
+    def churn() -> None:
+        while not stop.is_set():
+            shared(2**16)
+
+    other = threading.Thread(target=churn)
+    other.start()
+    for _ in range(300):
+        kept = [shared(2**16), *kept[:2]]
+        assert shared._files.keys() >= {one.__array_interface__["data"][0] for one in kept}
+    stop.set()
+    other.join()
+    kept.clear()
+    assert not shared._files
+    assert open_files() == before
+
+
+def test_too_many_open_files_are_an_error_and_not_another_block(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, _ = ends.frames(20)
+    ends.lender.send(joined(counts))
+    received = socket.recv_fds
+
+    def truncated(*given: Any) -> Any:
+        head, files, *rest = received(*given)
+        for file in files:
+            os.close(file)
+        return head, [], *rest
+
+    monkeypatch.setattr(socket, "recv_fds", truncated)
+    with pytest.raises(OSError, match="frames cannot be mapped: too many files are open"):
+        ends.borrower.receive()
+
+
 def test_a_large_value_arrives_whole_and_in_its_order(ends: Ends) -> None:
     large = np.arange(3_000_000)
     sender = threading.Thread(target=lambda: [ends.lender.send(value) for value in ("first", large, "last")])

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ import pytest
 import zmq
 from daemons import configuration
 
+from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import ConfigError, EndpointError, StreamError
+from ptyinr_stream.errors import ConfigError, EndpointError, HandoverError, StreamError
 from ptyinr_stream.events import FrameArrived, PositionsArrived
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.outputs import Joined, Output, ScanClosed, ScanOpened
 from ptyinr_stream.reception import Reception
 from ptyinr_stream.reception_process import ReceptionProcess
 from ptyinr_stream.recordings.folder import Recording, unfinished
+from ptyinr_stream.recordings.master import read_standing
 from ptyinr_stream.recordings.ownership import Ownership
 from ptyinr_stream.recordings.resumptions import Resumption, attempts
 from ptyinr_stream.replay import HXN_ENCODERS
@@ -191,7 +194,7 @@ def test_a_process_that_dies_ends_the_daemon_and_says_so(tmp_path: Path) -> None
 
 def test_a_process_that_cannot_begin_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ptyinr_stream.reception_process.COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(EndpointError, match=r"has ended \(exit status 3\); what it printed says why"):
+    with pytest.raises(HandoverError, match=r"has ended \(exit status 3\); what it printed says why"):
         ReceptionProcess(recording(tmp_path), {}, (), print, print)
 
 
@@ -268,7 +271,7 @@ def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_o
         await_recording(folder)
         daemon.kill()
         send(roads, simulated, range(30, 50), begin=False, end=False)
-        owner = Ownership(tmp_path / "results" / "recordings", LONG_S)  # waits, and so the process ends
+        owner = Ownership(tmp_path / "results" / "recordings")  # waits, and so the process ends
         assert recorded_frames(folder) == set(range(50))
         owner.release()
     with closing(unfinished(tmp_path / "results" / "recordings")[0]) as left:
@@ -286,10 +289,9 @@ def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_o
     np.testing.assert_array_equal(paired(collected), simulated.counts)
 
 
-def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
-    tmp_path: Path, simulated: RecordedScan
-) -> None:
-    total = len(simulated.counts)
+@contextmanager
+def publishing() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Sockets that wait for nobody, bound, and the streams of a daemon that connects to them."""
     with zmq.Context() as context:
         roads = {road: context.socket(zmq.XPUB) for road in ("documents", "frames", "positions")}
         for socket in roads.values():
@@ -297,15 +299,25 @@ def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
             socket.bind("tcp://127.0.0.1:*")
         wires = {"documents": {"wire": "bluesky", "prefix": "hxn"}, "frames": {"wire": "eiger_v1"}}
         wires["positions"] = {"wire": "panda"}
-        streams = {road: {**wires[road], "endpoint": roads[road].get_string(zmq.LAST_ENDPOINT)} for road in roads}
-
-        def subscribed() -> None:
+        try:
+            yield roads, {r: {**wires[r], "endpoint": roads[r].get_string(zmq.LAST_ENDPOINT)} for r in roads}
+        finally:
             for socket in roads.values():
-                assert socket.poll(30_000)
-                assert socket.recv()[:1] == b"\x01"
+                socket.close()
 
-        sent = threading.Event()
-        between = queue.SimpleQueue[int]()
+
+def subscribed(roads: dict[str, Any]) -> None:
+    for socket in roads.values():
+        assert socket.poll(30_000)
+        assert socket.recv()[:1] == b"\x01"
+
+
+def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
+    tmp_path: Path, simulated: RecordedScan
+) -> None:
+    total = len(simulated.counts)
+    sent, between = threading.Event(), queue.SimpleQueue[int]()
+    with publishing() as (roads, streams), closing(Killed(tmp_path, streams=streams)) as daemon:
 
         def go_on() -> None:
             """Frames all the while that one life ends and the next begins."""
@@ -314,24 +326,101 @@ def test_a_sender_that_waits_for_nobody_loses_nothing_when_the_daemon_is_killed(
                 between.put(frame)
                 sent.wait(0.1)
 
-        with closing(Killed(tmp_path, streams=streams)) as daemon:
-            subscribed()
-            send(roads, simulated, range(30), end=False)
-            await_recording(tmp_path / "results" / "recordings" / "run")
-            sender = threading.Thread(target=go_on)
-            sender.start()
-            between.get()
-            daemon.kill()
-            with received(ReceptionProcess, recording(tmp_path, streams=streams)) as (_, collected):
-                subscribed()
-                sent.set()
-                sender.join()
-                send(roads, simulated, range(0), begin=False)
-                report = collected.until(ScanClosed).report
-        for socket in roads.values():
-            socket.close()
+        subscribed(roads)
+        send(roads, simulated, range(30), end=False)
+        await_recording(tmp_path / "results" / "recordings" / "run")
+        sender = threading.Thread(target=go_on)
+        sender.start()
+        between.get()
+        daemon.kill()
+        with received(ReceptionProcess, recording(tmp_path, streams=streams)) as (_, collected):
+            subscribed(roads)
+            sent.set()
+            sender.join()
+            send(roads, simulated, range(0), begin=False)
+            report = collected.until(ScanClosed).report
     assert (report.paired, report.without_frame, report.reason) == (total, 0, "complete")
     np.testing.assert_array_equal(paired(collected), simulated.counts)
+
+
+def test_a_scan_that_begins_while_both_lives_receive_is_one_scan(tmp_path: Path, simulated: RecordedScan) -> None:
+    total = len(simulated.counts)
+    results: list[Any] = []
+    with publishing() as (roads, streams), closing(Killed(tmp_path, streams=streams)) as daemon:
+        subscribed(roads)
+        (tmp_path / "results" / "recordings").mkdir(parents=True, exist_ok=True)
+        daemon.kill()
+
+        def next_life() -> None:
+            with received(ReceptionProcess, recording(tmp_path, streams=streams)) as (_, collected):
+                collected.until(ScanClosed)
+                results.append(collected)
+
+        living = threading.Thread(target=next_life)
+        living.start()
+        subscribed(roads)  # the next life's: the one before still receives for a second
+        send(roads, simulated, range(30), end=False)
+        await_recording(tmp_path / "results" / "recordings" / "run")
+        owner = tmp_path / "results" / "recordings" / "run" / "001-journal.h5"
+        ends = time.monotonic() + LONG_S
+        while not owner.exists():
+            assert time.monotonic() < ends
+        send(roads, simulated, range(30, total), begin=False)
+        living.join(LONG_S)
+    [collected] = results
+    report = collected.until(ScanClosed).report
+    assert (report.paired, report.without_frame, report.reason) == (total, 0, "complete")
+    np.testing.assert_array_equal(paired(collected), simulated.counts)
+
+
+def test_a_scan_that_comes_and_goes_while_no_daemon_lives_is_taken_up(tmp_path: Path, simulated: RecordedScan) -> None:
+    total = len(simulated.counts)
+    config = recording(tmp_path)
+    folder = tmp_path / "results" / "recordings" / "run"
+    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+        daemon.kill()
+        send(roads, simulated, range(total))
+        await_recording(folder)
+        ends = time.monotonic() + LONG_S
+        while (standing := read_standing(folder)) is None or standing.state != "complete":
+            assert time.monotonic() < ends
+        assert config.checkpoints is not None
+        with received(ReceptionProcess, config, *Checkpoints(config.checkpoints).begun) as (_, collected):
+            report = collected.until(ScanClosed).report
+    assert (report.paired, report.reason) == (total, "complete")
+    assert [one.uid for one in collected.resumed] == ["run"]
+
+
+def test_what_arrives_while_the_daemon_hangs_is_recorded(tmp_path: Path, simulated: RecordedScan) -> None:
+    folder = tmp_path / "results" / "recordings" / "run"
+    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+        os.kill(daemon.pid, signal.SIGSTOP)
+        try:
+            geometry = replace(simulated.geometry, window=(128, 96))
+            large = RecordedScan(np.tile(simulated.counts, (1, 4, 4)), simulated.positions_m, geometry)
+            send(roads, large, range(len(large.counts)), end=False)
+            await_recording(folder)
+            ends = time.monotonic() + LONG_S
+            while recorded_frames(folder) != set(range(len(large.counts))):
+                assert time.monotonic() < ends
+        finally:
+            os.kill(daemon.pid, signal.SIGCONT)
+
+
+def test_a_value_that_cannot_be_taken_ends_the_daemon_and_nothing_hangs(
+    tmp_path: Path, simulated: RecordedScan
+) -> None:
+    def refuse(_: Output) -> None:
+        raise MemoryError("no room")
+
+    reception = ReceptionProcess(recording(tmp_path), {}, (), refuse, print)
+    with beamline(reception.endpoints) as roads:
+        send(roads, simulated, range(10), end=False)
+        reception._thread.join(LONG_S)
+    with pytest.raises(StreamError, match="what the process that receives has said cannot be taken: MemoryError"):
+        reception.check()
+    reception.stop()
+    assert reception._process.returncode is not None
 
 
 def test_a_process_whose_daemon_is_gone_ends_when_it_is_told_to(tmp_path: Path, simulated: RecordedScan) -> None:
@@ -353,10 +442,12 @@ def test_a_folder_is_given_to_one_daemon_at_a_time(tmp_path: Path, caplog: pytes
     caplog.set_level(logging.INFO, "ptyinr_stream")
     first = Ownership(tmp_path / "new")
     assert first.held
-    assert not first.wanted
     with pytest.raises(EndpointError, match="another daemon records there; give each an output folder of its own"):
         Ownership(tmp_path / "new", patience_s=0.0)
+    first.outlive()
     assert not first.wanted
+    with pytest.raises(HandoverError, match="a process that a daemon has left behind still records there"):
+        Ownership(tmp_path / "new", given_up=lambda: True)
     waiting = threading.Thread(target=lambda: Ownership(tmp_path / "new", LONG_S).release())
     waiting.start()
     while not first.wanted:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from ptyinr_stream.errors import EndpointError
-from ptyinr_stream.telemetry import LEAST_FREE_GB, STALLED_S, Heart, Telemetry, free_gb, problems
+from ptyinr_stream.telemetry import DEAF_S, LEAST_FREE_GB, STALLED_S, Heart, Telemetry, free_gb, problems
 
 WELL = {
     "silent_s": 0.2,
+    "reception_silent_s": 0.1,
     "disk_free_gb": 50.0,
     "scan": {
         "uid": "a",
@@ -91,6 +92,7 @@ def test_before_the_first_scan_there_are_numbers_too(server, told):
     ("change", "said"),
     [
         ({"silent_s": STALLED_S + 1}, "training has not come round"),
+        ({"reception_silent_s": DEAF_S + 1}, "the process that receives has said nothing for 11 s"),
         ({"disk_free_gb": LEAST_FREE_GB / 2}, "the disk has 1.0 GB left"),
         ({"streams": [{"road": "frames", "state": "handshake failed"}]}, "stream frames: handshake failed"),
         ({"publishers": [{"name": "tiled", "last_error": "403"}]}, "publisher tiled: 403"),
