@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -25,7 +26,9 @@ from daemons import configuration
 
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
-from ptyinr_stream.errors import ConfigError, EndpointError, HandoverError, StreamError
+from ptyinr_stream.daemon import Daemon
+from ptyinr_stream.engine import Engine
+from ptyinr_stream.errors import ConfigError, DeviceError, EndpointError, HandoverError, StreamError
 from ptyinr_stream.events import FrameArrived, PositionsArrived
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.outputs import Joined, Output, ScanClosed, ScanOpened
@@ -471,3 +474,35 @@ def test_a_file_in_the_place_of_the_folder_is_not_held(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     Ownership(tmp_path / "file").release()
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_daemon_whose_device_is_lost_leaves_a_process_that_records_until_the_next_one_is_there(
+    tmp_path: Path, simulated: RecordedScan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = len(simulated.counts)
+    folder = tmp_path / "results" / "recordings" / "run"
+
+    def lose(*_: object) -> bool:
+        if not folder.exists():
+            return False
+        raise DeviceError("the device is lost")
+
+    daemon = Daemon(recording(tmp_path), reception=ReceptionProcess)
+    monkeypatch.setattr(Engine, "work", lose)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(daemon)
+        roads = stack.enter_context(beamline(daemon.endpoints))
+        sender = threading.Thread(target=send, args=(roads, simulated, range(30)), kwargs={"end": False})
+        sender.start()
+        with pytest.raises(DeviceError):
+            daemon.run()
+        sender.join()
+        daemon.close()
+        send(roads, simulated, range(30, total), begin=False)
+        ends = time.monotonic() + LONG_S
+        while (standing := read_standing(folder)) is None or standing.state != "complete":
+            assert time.monotonic() < ends
+    assert recorded_frames(folder) == set(range(total))
+    Ownership(tmp_path / "results" / "recordings").release()  # so that the process ends
+    assert daemon._reception is not None
+    daemon._reception.stop()
