@@ -24,7 +24,7 @@ from tiled.client import from_uri
 from ptyinr_stream import daemon as daemon_module
 from ptyinr_stream.assembler import Assembler, BaselineAdded
 from ptyinr_stream.daemon import IDLE_WAIT_S, Daemon
-from ptyinr_stream.errors import ConfigError, EndpointError
+from ptyinr_stream.errors import ConfigError, EndpointError, FrameStoreError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.replay import HXN_ENCODERS, Endpoints, Replay
 from ptyinr_stream.replay.messages import (
@@ -37,6 +37,7 @@ from ptyinr_stream.replay.messages import (
     series_header_parts,
 )
 from ptyinr_stream.tiled_server import EmbeddedServer
+from ptyinr_stream.unnamed_file import UnnamedFile
 
 pytestmark = pytest.mark.system
 
@@ -286,13 +287,35 @@ def test_frames_that_wait_for_training_in_a_file_are_all_trained(tmp_path, simul
         work(daemon, lambda: delivered(daemon))
         status = daemon.engine.history[0]
         assert (status.phase, status.frames, status.refused) == ("done", 72, 0)
-        assert daemon.status.backlog == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0}
+        assert daemon.status.backlog == {"waiting": 0, "memory_mb": 0.0, "file_mb": 0.0, "frames_lost": 0}
+
+
+def test_frames_that_a_disk_does_not_give_back_are_counted_and_the_rest_is_trained(
+    tmp_path, simulated, known_probe, monkeypatch, caplog
+):
+    monkeypatch.setattr(daemon_module, "DELIVERY_S", 0.0)
+    config = configuration(tmp_path, training={**known_probe, "backlog_mb": 0.0})
+    read, broken = UnnamedFile.read, iter([True])
+
+    def once(self, offset, into):
+        if next(broken, False):
+            raise FrameStoreError("the disk is broken")
+        read(self, offset, into)
+
+    monkeypatch.setattr(UnnamedFile, "read", once)
+    with Daemon(config) as daemon, replayed(daemon, simulated):
+        work(daemon, lambda: delivered(daemon))
+        status = daemon.engine.history[0]
+        lost = daemon.status.backlog["frames_lost"]
+        assert lost > 0
+        assert (status.phase, status.frames) == ("done", 72 - lost)
+    assert "frames that waited for training are lost to it, not to the recording: the disk is broken" in caplog.text
 
 
 def test_deliveries_without_an_end_leave_training_its_turn(tmp_path, monkeypatch):
     monkeypatch.setattr(daemon_module, "DELIVERY_S", 0.01)
     with Daemon(configuration(tmp_path)) as daemon, monkeypatch.context() as patched:
-        patched.setattr(daemon._outputs, "get", lambda: BaselineAdded("of no scan", {}))
+        patched.setattr(daemon._outputs, "get", lambda timeout: BaselineAdded("of no scan", {}))
         patched.setattr(daemon.engine, "work", lambda now: daemon.stop() is None)
         daemon.run()
 

@@ -441,41 +441,6 @@ def test_a_process_whose_daemon_is_gone_ends_when_it_is_told_to(tmp_path: Path, 
     assert recorded_frames(tmp_path / "results" / "recordings" / "run") == set(range(30))
 
 
-def test_a_folder_is_given_to_one_daemon_at_a_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "ptyinr_stream")
-    first = Ownership(tmp_path / "new")
-    assert first.held
-    with pytest.raises(EndpointError, match="another daemon records there; give each an output folder of its own"):
-        Ownership(tmp_path / "new", patience_s=0.0)
-    first.outlive()
-    assert not first.wanted
-    with pytest.raises(HandoverError, match="a process that a daemon has left behind still records there"):
-        Ownership(tmp_path / "new", given_up=lambda: True)
-    waiting = threading.Thread(target=lambda: Ownership(tmp_path / "new", LONG_S).release())
-    waiting.start()
-    while not first.wanted:
-        assert waiting.is_alive()
-    assert "waiting until the process that still records there" in caplog.text
-    first.release()
-    waiting.join(LONG_S)
-    assert not waiting.is_alive()
-    first.release()  # twice is as well
-    assert not first.held
-    assert not first.wanted
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_held_by_nobody(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    Ownership(tmp_path / "new").release()
-
-
-def test_a_file_in_the_place_of_the_folder_is_not_held(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    Ownership(tmp_path / "file").release()
-    assert (tmp_path / "file").read_text() == ""
-
-
 def test_a_daemon_whose_device_is_lost_leaves_a_process_that_records_until_the_next_one_is_there(
     tmp_path: Path, simulated: RecordedScan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
