@@ -29,9 +29,9 @@ def test_a_folder_is_given_to_one_daemon_at_a_time(tmp_path: Path, caplog: pytes
         Ownership(tmp_path / "new", given_up=lambda: True)
     waiting = threading.Thread(target=lambda: Ownership(tmp_path / "new", LONG_S).release())
     waiting.start()
-    while not first.wanted:
+    while "waiting until the process that still records there" not in caplog.text:
         assert waiting.is_alive()
-    assert "waiting until the process that still records there" in caplog.text
+    assert first.wanted
     first.release()
     waiting.join(LONG_S)
     assert not waiting.is_alive()
