@@ -78,12 +78,14 @@ class Reception:
         with contextlib.ExitStack() as stack:
             stack.callback(self._stop_receivers)
             stack.callback(inbox.close)
-            # Before the process that still records lets go, so that nothing is lost between the two. To an address that
-            # is bound only one can listen, and a PUSH socket would share its messages between them.
-            self._receive(lambda stream: not stream.bind and stream.socket == "sub")
-            if (folder := config.recordings) is not None:
-                self._ownership = Ownership(folder, given_up=given_up)
+            folder = config.recordings
+            self._ownership = None if folder is None else Ownership(folder, given_up)
+            # Before the process that still records lets go, so that nothing is lost between the two; to an address
+            # that is bound only one can listen.
+            self._receive(lambda stream: not stream.bind)
+            if folder is not None and self._ownership is not None:
                 stack.callback(self._ownership.release)
+                self._ownership.take_over()
                 self._recorder = Recorder(folder, config.recording, config.assembly, attributes)
                 stack.callback(self._recorder.close)
                 self._resumptions = Resumptions(unfinished(folder, RESUMED_WITHIN_S, begun), resumed)

@@ -28,41 +28,47 @@ _POLL_S = 0.02
 
 
 class Ownership:
-    """Holds a folder, from its construction until `release` or the end of the process.
+    """The folder is this daemon's, from its construction until `release` or the end of the process.
 
     A folder that cannot be written, or whose file system knows no locks, is not held: whoever records there says so.
 
     Args:
         folder: of the recordings.
-        patience_s: how long to wait for a process whose daemon is gone.
         given_up: is asked while it waits.
 
     Raises:
         EndpointError: the daemon of the process that holds it lives.
-        HandoverError: another process holds it for longer than `patience_s`, or it was given up.
     """
 
-    def __init__(
-        self, folder: Path, patience_s: float = PATIENCE_S, given_up: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, folder: Path, given_up: Callable[[], bool] = lambda: False, lives_s: float = LIVES_S) -> None:
         self._folder, self._given_up = folder, given_up
         self._files: dict[str, int] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (LIVES, LOCK, NEXT):
                 self._files[name] = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            now = time.monotonic()
-            if not self._taken(LIVES, now + min(LIVES_S, patience_s)):
+            if not self._taken(LIVES, time.monotonic() + lives_s):
                 raise EndpointError(f"{folder}: another daemon records there; give each an output folder of its own")
-            if not (self._taken(NEXT, now + patience_s) and self._taken(LOCK, now + patience_s)):
-                raise HandoverError(f"{folder}: a process that a daemon has left behind still records there")
-            fcntl.flock(self._files[NEXT], fcntl.LOCK_UN)
         except StreamError:
             self.release()
             raise
         except OSError as error:
             _log.debug("%s: cannot be locked: %s", folder, error.strerror)
             self.release()
+
+    def take_over(self, patience_s: float = PATIENCE_S) -> None:
+        """Wait until a process whose daemon is gone has written everything.
+
+        Raises:
+            HandoverError: it has not after `patience_s`, or it was given up.
+        """
+        if not self._files:
+            return
+        deadline = time.monotonic() + patience_s
+        if not (self._taken(NEXT, deadline) and self._taken(LOCK, deadline)):
+            self.release()
+            raise HandoverError(f"{self._folder}: a process that a daemon has left behind still records there")
+        fcntl.flock(self._files[NEXT], fcntl.LOCK_UN)
 
     @property
     def held(self) -> bool:

@@ -274,7 +274,8 @@ def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_o
         await_recording(folder)
         daemon.kill()
         send(roads, simulated, range(30, 50), begin=False, end=False)
-        owner = Ownership(tmp_path / "results" / "recordings")  # waits, and so the process ends
+        owner = Ownership(tmp_path / "results" / "recordings")
+        owner.take_over()  # waits, and so the process ends
         assert recorded_frames(folder) == set(range(50))
         owner.release()
     with closing(unfinished(tmp_path / "results" / "recordings")[0]) as left:
@@ -468,6 +469,8 @@ def test_a_daemon_whose_device_is_lost_leaves_a_process_that_records_until_the_n
         while (standing := read_standing(folder)) is None or standing.state != "complete":
             assert time.monotonic() < ends
     assert recorded_frames(folder) == set(range(total))
-    Ownership(tmp_path / "results" / "recordings").release()  # so that the process ends
+    owner = Ownership(tmp_path / "results" / "recordings")
+    owner.take_over()  # so that the process ends
+    owner.release()
     assert daemon._reception is not None
     daemon._reception.stop()
