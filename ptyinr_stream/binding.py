@@ -68,9 +68,7 @@ class Series:
         if self.expected is not None:
             return self.expected == expected
         shown = self.highest + 1
-        # Of one that is over without a header most must be there: the last frames of another run end like this one's.
-        whole = shown == expected and 2 * len(self.waiting) >= shown
-        return min(2, expected) <= shown <= expected and (not self.over or whole)
+        return min(2, expected) <= shown <= expected and (not self.over or shown == expected)
 
 
 @dataclass(eq=False)
