@@ -303,20 +303,24 @@ class Engine:
         So does one that the disk has no room for: training goes on with those that are there.
         """
         while len(scan.waiting):
-            n = 0
             try:
                 batch = scan.waiting.get().batch
-                n = len(batch.indices)
+            except FrameStoreError as error:
+                self._refuse(scan, error.frames, error)
+                continue
+            try:
                 with self._translated_errors():
                     trainer.append(batch)
             except (FrameStoreError, ValueError) as error:
-                n = error.frames or n if isinstance(error, FrameStoreError) else n
-                if isinstance(error, FrameStoreError):
-                    scan.note(error=str(error))
-                if scan.refusal != str(error):  # a full disk says the same again and again
-                    _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, n, error)
-                scan.note(refused=scan.status.refused + n, frames=scan.status.frames - n)
-                scan.refusal = str(error)
+                self._refuse(scan, len(batch.indices), error)
+
+    def _refuse(self, scan: _Scan, frames: int, error: Exception) -> None:
+        if isinstance(error, FrameStoreError):
+            scan.note(error=str(error))
+        if scan.refusal != str(error):  # a full disk says the same again and again
+            _log.warning("scan %s: %d frames cannot be used: %s", scan.opened.uid, frames, error)
+        scan.note(refused=scan.status.refused + frames, frames=scan.status.frames - frames)
+        scan.refusal = str(error)
 
     def _trainer(self, scan: _Scan, now: float) -> Trainer | None:
         """The scan's trainer, made as soon as a frame tells the window and the documents have told the optics."""

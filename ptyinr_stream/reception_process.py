@@ -30,6 +30,7 @@ from typing import Any
 from ptyinr_stream import errors
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.checkpoints import Checkpoints
+from ptyinr_stream.child_process import start_child
 from ptyinr_stream.config import Config
 from ptyinr_stream.errors import FrameStoreError, HandoverError, StreamError
 from ptyinr_stream.lending import Link, SharedBlocks
@@ -126,15 +127,10 @@ class ReceptionProcess:
         self._error: StreamError | None = None
         self._over = False
         self._told = time.monotonic()
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as failed:
-            failed.callback(ours.close)
-            try:
-                # In a session of its own: Ctrl-C must not reach it, what it has received is delivered after that.
-                self._process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), start_new_session=True)  # noqa: S603
-            except OSError as error:
-                raise HandoverError(f"the process that receives cannot be started: {error}") from error
-            failed.pop_all()
+        try:
+            self._process, ours = start_child(COMMAND)
+        except OSError as error:
+            raise HandoverError(f"the process that receives cannot be started: {error}") from error
         self._link = Link(ours)
         with contextlib.ExitStack() as failed:
             failed.callback(self._process.wait)

@@ -20,13 +20,13 @@ import logging
 import select
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from typing import Self
 
+from ptyinr_stream.child_process import start_child
 from ptyinr_stream.errors import ConfigError, EndpointError, StreamError
 from ptyinr_stream.local_tiled import LocalTiled
 
@@ -155,16 +155,10 @@ class _Child:
     """One life of the server's process."""
 
     def __init__(self, folder: Path, api_key: str, host: str, port: int) -> None:
-        self._socket, theirs = socket.socketpair()
-        with contextlib.ExitStack() as failed:
-            failed.callback(self._socket.close)
-            with theirs:
-                try:
-                    # In a session of its own: Ctrl-C must not reach it, for the last results are delivered after that.
-                    self._process = subprocess.Popen(COMMAND, stdin=theirs.fileno(), start_new_session=True)  # noqa: S603
-                except OSError as error:
-                    raise EndpointError(f"the embedded Tiled server's process cannot be started: {error}") from error
-            failed.pop_all()
+        try:
+            self._process, self._socket = start_child(COMMAND)
+        except OSError as error:
+            raise EndpointError(f"the embedded Tiled server's process cannot be started: {error}") from error
         settings = {"folder": str(folder), "api_key": api_key, "host": host, "port": port}
         with contextlib.suppress(OSError):  # it has died already: `port` says so
             self._socket.sendall(json.dumps(settings).encode() + b"\n")

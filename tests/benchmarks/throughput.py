@@ -2,16 +2,17 @@
 [--rate 2000] [--shape 256,256] [--window 256] [--dtype uint16] [--socket push|pub] [--alone] [--train] [--runs 3]`.
 
 A second process sends one scan over TCP, its images encoded beforehand (bitshuffled LZ4, some dead pixels in each), its
-positions as HXN's PandA sends them, ten samples a frame, `--flush` seconds a message. This one receives, decodes, crops
-and joins as the daemon does, and drops the batches; with `--train` its main thread takes steps of a real trainer all
-the while. `--rate 0` sends as fast as a PUSH socket lets it; `--alone` sends each part as a message of its own, as
-HXN's proxy does; `--lag` sends frames so many seconds after their positions, so that frames are the last to come.
+positions as HXN's PandA sends them, ten samples a frame, `--flush` seconds a message. A third one receives, decodes,
+crops and joins, as `ptyinr-stream run` does, and this one drops the batches; with `--threads-only` threads of this one
+do all that. With `--train` a thread of it takes steps of a real trainer all the while. `--rate 0` sends as fast as a
+PUSH socket lets it; `--alone` sends each part as a message of its own, as HXN's proxy does; `--lag` sends frames so
+many seconds after their positions, so that frames are the last to come.
 
 Prints a row a run, then the medians: frames joined a second, frames lost, the latency of a joined pair in milliseconds
 from the arrival of its last half at the receiver (p50, p99, worst, and p99 once a tenth of the scan is over, when all
-memory has been touched) and from its being sent (p99), memory of the process at each quarter of the scan, the most the
-inbox held, steps a second of the trainer, milliseconds of processor time a frame (of this process, training included)
-and its ratio to the bare decoding of a whole image, and the load average of the machine.
+memory has been touched) and from its being sent (p99), memory of both processes at each quarter of the scan, the most
+the inbox held, steps a second of the trainer, milliseconds of processor time a frame (of both, training included) and
+its ratio to the bare decoding of a whole image, and the load average of the machine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,13 @@
-"""Configurations of daemons that tests talk to."""
+"""Configurations of daemons that tests talk to, and the sockets they do it with."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import zmq
 
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.replay import HXN_ENCODERS
@@ -25,3 +29,22 @@ def configuration(folder: Path, *, training: dict[str, Any] | None = None, **sec
         "output": {"folder": folder / "results"},
     }
     return parse_config({**values, **sections})
+
+
+@contextmanager
+def connected(endpoints: dict[str, str]) -> Iterator[dict[str, zmq.Socket[bytes]]]:
+    """A sender for each road, which has its receiver."""
+    with zmq.Context() as context:
+        roads = {}
+        try:
+            for road, kind in (("documents", zmq.XPUB), ("frames", zmq.PUSH), ("positions", zmq.XPUB)):
+                roads[road] = context.socket(kind)
+                roads[road].linger = 5000
+                roads[road].connect(endpoints[road])
+                if kind == zmq.XPUB:
+                    assert roads[road].poll(10_000), f"nobody subscribes to the {road}"
+                    roads[road].recv()
+            yield roads
+        finally:
+            for socket in roads.values():
+                socket.close()

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import zmq
-from daemons import configuration
+from daemons import configuration, connected
 from tiled.client import from_uri
 
 from ptyinr_stream import daemon as daemon_module
@@ -90,22 +90,14 @@ class Beamline:
 
     def __init__(self, daemon: Daemon, scan: RecordedScan) -> None:
         self.scan = scan
-        self._context = zmq.Context()
-        self._roads = {}
-        for road, kind in (("documents", zmq.XPUB), ("frames", zmq.PUSH), ("positions", zmq.XPUB)):
-            socket = self._context.socket(kind)
-            socket.linger = 5000
-            socket.connect(daemon.endpoints[road])
-            if kind == zmq.XPUB:
-                assert socket.poll(10_000), f"the daemon does not subscribe to the {road}"
-                socket.recv()
-            self._roads[road] = socket
+        self._connected = connected(daemon.endpoints)
 
     def __enter__(self) -> Beamline:
+        self._roads = self._connected.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._context.destroy()
+    def __exit__(self, *raised: Any) -> None:
+        self._connected.__exit__(*raised)
 
     def send(self, road: str, *parts: bytes) -> None:
         self._roads[road].send_multipart(parts)

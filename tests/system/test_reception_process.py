@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from daemons import configuration
+from daemons import configuration, connected
 
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
@@ -89,23 +89,6 @@ def received(kind: type[Reception | ReceptionProcess], config: Config, *begun: s
         reception.stop()
 
 
-@contextmanager
-def beamline(endpoints: dict[str, str]) -> Iterator[dict[str, Any]]:
-    """A socket a road, connected and subscribed to."""
-    with zmq.Context() as context:
-        roads = {}
-        for road, kind in (("documents", zmq.XPUB), ("frames", zmq.PUSH), ("positions", zmq.XPUB)):
-            roads[road] = context.socket(kind)
-            roads[road].linger = 5000
-            roads[road].connect(endpoints[road])
-            if kind == zmq.XPUB:
-                assert roads[road].poll(10_000)
-                roads[road].recv()
-        yield roads
-        for socket in roads.values():
-            socket.close()
-
-
 def send(roads: dict[str, Any], scan: RecordedScan, frames: range, *, begin: bool = True, end: bool = True) -> None:
     """Documents, positions and frames of a scan."""
     documents = [document_message("hxn", *pair) for pair in run_documents(scan, HXN_ENCODERS, "run", 1, 100.0)]
@@ -129,7 +112,7 @@ def test_frames_come_out_as_they_went_in_with_their_positions(
 ) -> None:
     total = len(simulated.counts)
     with received(kind, recording(tmp_path)) as (reception, collected):
-        with beamline(reception.endpoints) as roads:
+        with connected(reception.endpoints) as roads:
             send(roads, simulated, range(total))
             report = collected.until(ScanClosed).report
         assert (report.paired, report.reason) == (total, "complete")
@@ -147,7 +130,7 @@ def test_frames_come_out_as_they_went_in_with_their_positions(
 
 def test_memory_of_frames_that_nobody_holds_is_used_again(tmp_path: Path, simulated: RecordedScan) -> None:
     config = configuration(tmp_path, recording={"enabled": False})
-    with received(ReceptionProcess, config) as (reception, collected), beamline(reception.endpoints) as roads:
+    with received(ReceptionProcess, config) as (reception, collected), connected(reception.endpoints) as roads:
         for scan in range(12):
             send(roads, simulated, range(len(simulated.counts)))
             collected.until(ScanClosed, scan + 1)
@@ -160,7 +143,7 @@ def test_what_it_logs_appears_in_the_log_of_the_daemon(tmp_path: Path, caplog: p
     with (
         caplog.at_level(logging.INFO, "ptyinr_stream"),
         received(ReceptionProcess, recording(tmp_path)) as (reception, _),
-        beamline(reception.endpoints),
+        connected(reception.endpoints),
     ):
         pass
     assert any(
@@ -203,7 +186,7 @@ def test_a_process_that_cannot_begin_says_so(tmp_path: Path, monkeypatch: pytest
 
 PARENT = """
 import json, sys, time
-from daemons import configuration
+from daemons import configuration, connected
 from pathlib import Path
 from ptyinr_stream.reception_process import ReceptionProcess
 config = configuration(Path(sys.argv[1]), recording={"free_gb": 0.0}, **json.loads(sys.argv[2]))
@@ -269,7 +252,7 @@ def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_o
 ) -> None:
     total = len(simulated.counts)
     folder = tmp_path / "results" / "recordings" / "run"
-    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+    with closing(Killed(tmp_path)) as daemon, connected(daemon.endpoints) as roads:
         send(roads, simulated, range(30), end=False)
         await_recording(folder)
         daemon.kill()
@@ -284,7 +267,7 @@ def test_what_is_sent_between_two_lives_of_the_daemon_is_recorded_and_the_next_o
 
     with received(ReceptionProcess, recording(tmp_path)) as (reception, collected):
         assert collected.until(ScanOpened).resumed
-        with beamline(reception.endpoints) as roads:
+        with connected(reception.endpoints) as roads:
             send(roads, simulated, range(50, total), begin=False)
             report = collected.until(ScanClosed).report
         assert (report.paired, report.frames, report.reason) == (total, total, "complete")
@@ -381,7 +364,7 @@ def test_a_scan_that_comes_and_goes_while_no_daemon_lives_is_taken_up(tmp_path: 
     total = len(simulated.counts)
     config = recording(tmp_path)
     folder = tmp_path / "results" / "recordings" / "run"
-    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+    with closing(Killed(tmp_path)) as daemon, connected(daemon.endpoints) as roads:
         daemon.kill()
         send(roads, simulated, range(total))
         await_recording(folder)
@@ -397,7 +380,7 @@ def test_a_scan_that_comes_and_goes_while_no_daemon_lives_is_taken_up(tmp_path: 
 
 def test_what_arrives_while_the_daemon_hangs_is_recorded(tmp_path: Path, simulated: RecordedScan) -> None:
     folder = tmp_path / "results" / "recordings" / "run"
-    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+    with closing(Killed(tmp_path)) as daemon, connected(daemon.endpoints) as roads:
         os.kill(daemon.pid, signal.SIGSTOP)
         try:
             geometry = replace(simulated.geometry, window=(128, 96))
@@ -418,7 +401,7 @@ def test_a_value_that_cannot_be_taken_ends_the_daemon_and_nothing_hangs(
         raise MemoryError("no room")
 
     reception = ReceptionProcess(recording(tmp_path), {}, (), refuse, print)
-    with beamline(reception.endpoints) as roads:
+    with connected(reception.endpoints) as roads:
         send(roads, simulated, range(10), end=False)
         reception._thread.join(LONG_S)
     with pytest.raises(StreamError, match="what the process that receives has said cannot be taken: MemoryError"):
@@ -428,7 +411,7 @@ def test_a_value_that_cannot_be_taken_ends_the_daemon_and_nothing_hangs(
 
 
 def test_a_process_whose_daemon_is_gone_ends_when_it_is_told_to(tmp_path: Path, simulated: RecordedScan) -> None:
-    with closing(Killed(tmp_path)) as daemon, beamline(daemon.endpoints) as roads:
+    with closing(Killed(tmp_path)) as daemon, connected(daemon.endpoints) as roads:
         send(roads, simulated, range(30), end=False)
         await_recording(tmp_path / "results" / "recordings" / "run")
         [child] = [int(pid) for pid in Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()]
@@ -457,7 +440,7 @@ def test_a_daemon_whose_device_is_lost_leaves_a_process_that_records_until_the_n
     monkeypatch.setattr(Engine, "work", lose)
     with contextlib.ExitStack() as stack:
         stack.enter_context(daemon)
-        roads = stack.enter_context(beamline(daemon.endpoints))
+        roads = stack.enter_context(connected(daemon.endpoints))
         sender = threading.Thread(target=send, args=(roads, simulated, range(30)), kwargs={"end": False})
         sender.start()
         with pytest.raises(DeviceError):
