@@ -17,7 +17,7 @@ with Adam, each in its own time, and are held back by the same prior (`losses.ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,15 +44,24 @@ class Detail(nn.Module):
         """(H, W) complex copy of the pixels from `first` (anchored) on."""
         return torch.view_as_complex(self.get_buffer("values")[self._where(first, shape)].contiguous().clone())
 
-    def learn(self, first: tuple[int, int], gradient: Tensor, rate: float) -> None:
-        """A step of Adam against a gradient (H, W) complex; pixels that no step visits keep still."""
+    def learn(
+        self,
+        first: tuple[int, int],
+        gradient: Tensor,
+        rate: float,
+        free: Callable[[Tensor], Tensor] = lambda change: change,
+    ) -> None:
+        """A step of Adam against a gradient (H, W) complex; pixels that no step visits keep still.
+
+        `free` leaves out of the change (H, W) complex what must not be learned.
+        """
         where = self._where(first, (gradient.shape[0], gradient.shape[1]))
         pairs = torch.view_as_real(gradient)
         visits = self.get_buffer("visits")[where].add_(1)
         mean = self.get_buffer("mean")[where].mul_(BETAS[0]).add_(pairs, alpha=1 - BETAS[0])
         square = self.get_buffer("square")[where].mul_(BETAS[1]).addcmul_(pairs, pairs, value=1 - BETAS[1])
         step = mean / (1 - BETAS[0] ** visits) / ((square / (1 - BETAS[1] ** visits)).sqrt() + 1e-12)
-        self.get_buffer("values")[where].sub_(rate * step)
+        self.get_buffer("values")[where].add_(torch.view_as_real(free(torch.view_as_complex(-rate * step))))
 
     @property
     def moments(self) -> dict[str, Tensor]:

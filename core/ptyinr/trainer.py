@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,14 @@ from .detail import grown
 from .geometry import Canvas, window_corners_px, window_middles_m
 from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
+from .lattice import Frequencies, raster_frequencies, without
 from .light import bounding_box, illumination
 from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel
 from .noise import Noise
 from .probe_start import SURE, ProbeStart
 from .propagation import predicted_amplitude
-from .samplers import Sampler
+from .samplers import PIXELS_ON_A_GPU, Sampler
 from .settings import TrainerSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
@@ -114,7 +116,10 @@ class Trainer:
         self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
         self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
-        self._sampler = Sampler(self.settings, geometry.window, self._random)
+        self._open: tuple[int, tuple[Frequencies, Frequencies]] = (0, ((0.0,), (0.0,)))
+        """So many frames; what they leave open."""
+        at_once = PIXELS_ON_A_GPU if self.device.type == "cuda" else 0
+        self._sampler = Sampler(self.settings, geometry.window, self._random, at_once)
         self._decided = self.settings
         """With what was left to the data."""
         if previous is not None:
@@ -181,7 +186,10 @@ class Trainer:
         if math.isfinite(self._loss):
             self._optimiser.step()
             if model.detail is not None and tile.grad is not None:
-                model.detail.learn(first, tile.grad, (self._decided.detail_rate or 0.0) * self._caution * anneal**2)
+                rate = (self._decided.detail_rate or 0.0) * self._caution * anneal**2
+                model.detail.learn(
+                    first, tile.grad, rate, partial(without, field=tile.detach(), frequencies=self._raster())
+                )
             self._average()
             if self._sampler.curious:
                 self._sampler.note(rows, amplitude_error(predicted.detach(), self.dataset.shown(rows)).cpu().numpy())
@@ -363,6 +371,16 @@ class Trainer:
             pixels = grown(self._best.state["detail.values"], self.canvas, canvas)
             self._best = replace(self._best, state=self._best.state | {"detail.values": pixels})
 
+    def _raster(self) -> tuple[Frequencies, Frequencies]:
+        """What the positions leave open, looked for again when a quarter more frames are there."""
+        if self.settings.probe.fixed:
+            return (0.0,), (0.0,)
+        frames, found = self._open
+        if len(self.dataset) > 1.25 * frames:
+            found = raster_frequencies(self.dataset.corners_px)
+            self._open = len(self.dataset), found
+        return found
+
     def _measured_in(self, first: tuple[int, int], shape: tuple[int, int]) -> int:
         """Trusted pixels of all training frames that lie in a part of the object."""
         rows = self.dataset.training
@@ -428,7 +446,9 @@ class Trainer:
                 ([] if pixels is None else [pixels], self._decided.probe_detail_rate),
             )
         ]
-        self._optimiser = torch.optim.Adam([group for group in groups if group["params"]], betas=(0.9, 0.99))
+        self._optimiser = torch.optim.Adam(
+            [group for group in groups if group["params"]], betas=(0.9, 0.99), fused=True
+        )
         self._caution = 1.0
         state = {name: value.clone() for name, value in model.state_dict().items()}
         self._best = Best(math.inf, np.empty(0, np.int64), state)

@@ -1,4 +1,5 @@
-"""A scan that is trained while its frames arrive: `python tests/benchmarks/live.py [--seeds 3] [--only NAME] [--wall]`.
+"""A scan that is trained while its frames arrive: `python tests/benchmarks/live.py [--seeds 3] [--only NAME] [--wall]
+[--device cuda]`.
 
 The measured star at 10 frames/s, blind, through the daemon's engine, whose time is an argument: here the seconds that
 this process has used its one thread, times `--speed` (2 cores train 1.7 times as fast as one), so that policies can be
@@ -101,7 +102,7 @@ class Film:
         return next((snapshot for when, snapshot in reversed(self.frames) if when <= moment), None)
 
 
-def config_of(scan: RecordedScan, seed: int) -> Config:
+def config_of(scan: RecordedScan, seed: int, device: str = "cpu") -> Config:
     """A daemon's, for the star."""
     stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
     wires = {"documents": "bluesky", "frames": "eiger_v1", "positions": "panda"}
@@ -114,7 +115,7 @@ def config_of(scan: RecordedScan, seed: int) -> Config:
                 "energy_kev": scan.geometry.energy_kev,
             },
             "positions": HXN_ENCODERS.model_dump(),
-            "training": {"device": "cpu", "seed": seed, "refine_s": 70.0, "snapshot_s": 3.0},
+            "training": {"device": device, "seed": seed, "refine_s": 70.0, "snapshot_s": 3.0},
         }
     )
 
@@ -130,7 +131,7 @@ def film(
 ) -> Film:
     """Run one scan, with an engine that knows scans before it if one is given; its first frame is there at 1 / rate."""
     taken = Film(clock)
-    engine = engine or Engine(config, [], device="cpu", settings=policy.settings)
+    engine = engine or Engine(config, [], device=config.training.device, settings=policy.settings)
     engine._sinks = [taken]
     before = len(engine.history)
     _, document = next(run_documents(scan, HXN_ENCODERS, uid, 1, rate_hz))
@@ -206,7 +207,7 @@ def cold(scan: RecordedScan, config: Config, clock: Callable[[], float]) -> floa
 
 def twice(scan: RecordedScan, config: Config, clock_of_run: Callable[[], Callable[[], float]]) -> tuple[float, float]:
     """Seconds until 0.95 of a fast scan, and of the same again with the probe of the first."""
-    engine = Engine(config, [], device="cpu")
+    engine = Engine(config, [], device=config.training.device)
     found = []
     for uid in ("first", "second"):
         clock = clock_of_run()
@@ -214,10 +215,10 @@ def twice(scan: RecordedScan, config: Config, clock_of_run: Callable[[], Callabl
     return found[0], found[1]
 
 
-def exceeded(scan: RecordedScan, seconds: float, clock: Callable[[], float]) -> tuple[float, float, float]:
+def exceeded(scan: RecordedScan, seconds: float, device: str, clock: Callable[[], float]) -> tuple[float, float, float]:
     """Correlation of the commanded 60 % before the others come, at once afterwards, and as long afterwards again."""
     inside = int(0.6 * len(scan.counts))
-    trainer = Trainer(scan.geometry, ScanRange.of(scan.positions_m[:inside]))
+    trainer = Trainer(scan.geometry, ScanRange.of(scan.positions_m[:inside]), device=device)
     found = []
     for part in (slice(0, inside), slice(inside, None)):
         trainer.append(Batch(np.arange(len(scan.counts))[part], scan.counts[part], scan.positions_m[part]))
@@ -230,7 +231,7 @@ def exceeded(scan: RecordedScan, seconds: float, clock: Callable[[], float]) -> 
     return found[0], found[1], found[2]
 
 
-def more(scan: RecordedScan, seeds: int, wall: bool, speed: float) -> None:
+def more(scan: RecordedScan, seeds: int, wall: bool, speed: float, device: str) -> None:
     """Print what `--more` asks for."""
     head(
         [
@@ -245,10 +246,10 @@ def more(scan: RecordedScan, seeds: int, wall: bool, speed: float) -> None:
         ]
     )
     for seed in range(seeds):
-        config = config_of(scan, seed)
+        config = config_of(scan, seed, device)
         first, second = twice(scan, config, lambda: clock_of(wall, speed))
         numbers = [cold(scan, config, clock_of(wall, speed)), first, second, second / first]
-        numbers += exceeded(scan, 20.0, clock_of(wall, speed))
+        numbers += exceeded(scan, 20.0, device, clock_of(wall, speed))
         row([seed, *(f"{number:.3f}" for number in numbers)])
 
 
@@ -269,12 +270,13 @@ def main() -> None:
     arguments.add_argument("--more", action="store_true", help="cold starts, second scans, exceeded ranges")
     arguments.add_argument("--wall", action="store_true", help="the clock on the wall, all cores")
     arguments.add_argument("--speed", type=float, default=1.7, help="of all cores, in units of one")
+    arguments.add_argument("--device", default="cpu", help="torch's name; of a GPU with --wall")
     chosen = arguments.parse_args()
     if not chosen.wall:
         torch.set_num_threads(1)
     scan = read_scan(siemens_star())
     if chosen.more:
-        more(scan, chosen.seeds, chosen.wall, chosen.speed)
+        more(scan, chosen.seeds, chosen.wall, chosen.speed, chosen.device)
         return
     head(["policy", "seed", "last frame", "+30 s", "+60 s", "half", "three quarters", "end", f"s to {ENOUGH}"])
     for name, policy in POLICIES.items():
@@ -282,7 +284,7 @@ def main() -> None:
             continue
         rows = []
         for seed in range(chosen.seeds):
-            taken = film(scan, config_of(scan, seed), policy, clock_of(chosen.wall, chosen.speed))
+            taken = film(scan, config_of(scan, seed, chosen.device), policy, clock_of(chosen.wall, chosen.speed))
             rows.append(scores(scan, taken))
             row([name, seed, *(f"{value:.3f}" for value in rows[-1])])
         row([name, "median", *(f"{median(column):.3f}" for column in zip(*rows, strict=True))])

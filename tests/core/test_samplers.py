@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ptyinr import Batch
 from ptyinr.dataset import Dataset
-from ptyinr.samplers import LEAST_REACH_PX, REACH, Sampler, draw_tile
+from ptyinr.samplers import LEAST_REACH_PX, REACH, Sampler, draw_tile, reach_px
 from ptyinr.settings import TrainerSettings
 
 scans = st.tuples(
@@ -30,7 +30,7 @@ def test_a_tile_has_frames_not_too_many_and_all_within_its_reach(scan, most, win
     random = np.random.default_rng(scan[-1])
     reach = np.maximum(REACH * np.array(window), LEAST_REACH_PX)
     for _ in range(5):
-        rows = draw_tile(places, window, most, random)
+        rows = draw_tile(places, reach_px(window), most, random)
         assert 1 <= len(rows) <= most
         assert len(set(rows.tolist())) == len(rows)
         assert (np.ptp(places[rows], axis=0) <= reach + 1e-5).all()
@@ -43,7 +43,7 @@ def test_every_frame_is_seen(extent, seed):
     places = random.uniform(-200, 0) + random.uniform(0, 1, (80, 2)) * extent
     seen = np.zeros(80, int)
     for _ in range(400):
-        seen[draw_tile(places, (128, 128), 20, random)] += 1
+        seen[draw_tile(places, reach_px((128, 128)), 20, random)] += 1
     assert seen.min() >= 5
 
 
@@ -51,7 +51,7 @@ def test_tiles_at_the_rim_are_as_full_as_others():
     random = np.random.default_rng(0)
     rows, columns = np.meshgrid(np.arange(0, 400, 20.0), np.arange(0, 400, 20.0), indexing="ij")
     places = np.stack([rows.ravel(), columns.ravel()], axis=1)
-    frames = [len(draw_tile(places, (128, 128), 1000, random)) for _ in range(300)]
+    frames = [len(draw_tile(places, reach_px((128, 128)), 1000, random)) for _ in range(300)]
     assert 25 <= min(frames) <= max(frames) <= 36  # 102 px hold 5 or 6 of them along each axis
 
 
@@ -61,11 +61,11 @@ def test_a_tile_at_the_rim_includes_the_rim():
     for _ in range(300):
         last = random.uniform(-300, 300)
         places = np.array([[last, 0.0], [last - 500, 0.0]])
-        assert sum(len(draw_tile(places, (128, 128), 5, random)) for _ in range(4)) == 4
+        assert sum(len(draw_tile(places, reach_px((128, 128)), 5, random)) for _ in range(4)) == 4
 
 
 def test_a_single_frame_is_its_own_tile():
-    assert draw_tile(np.array([[3.7, -8.1]]), (32, 32), 64, np.random.default_rng(0)).tolist() == [0]
+    assert draw_tile(np.array([[3.7, -8.1]]), reach_px((32, 32)), 64, np.random.default_rng(0)).tolist() == [0]
 
 
 def line_of_frames(frames):
@@ -113,3 +113,27 @@ def test_a_small_step_draws_a_third_of_the_frames():
     dataset.append(Batch(np.arange(frames), np.ones((frames, 32, 32), np.uint16), np.zeros((frames, 2))), corners)
     sampler = Sampler(TrainerSettings(), (32, 32), np.random.default_rng(0))
     assert 0.3 < len(sampler.draw(dataset, small=True)) / len(sampler.draw(dataset)) < 0.33
+
+
+@pytest.mark.parametrize("frames", [80, 200, 1000])
+def test_where_many_frames_cost_no_more_than_few_a_step_has_that_many(frames):
+    dataset = Dataset((32, 32), 0, torch.device("cpu"))
+    corners = np.random.default_rng(1).uniform(0, 1000, (frames, 2))
+    dataset.append(Batch(np.arange(frames), np.ones((frames, 32, 32), np.uint16), np.zeros((frames, 2))), corners)
+    sampler = Sampler(TrainerSettings(), (32, 32), np.random.default_rng(0), least_pixels=100 * 32 * 32)
+    rows = [sampler.draw(dataset) for _ in range(20)]
+    if frames <= 100:
+        assert all(np.array_equal(each, np.arange(frames)) for each in rows)
+    else:
+        assert 70 < np.mean([len(each) for each in rows]) <= 100
+        spread = np.mean([np.ptp(corners[each], axis=0) for each in rows])
+        assert spread < 1.1 * 1000 * (100 / frames) ** 0.5
+
+
+def test_a_number_of_frames_that_was_asked_for_is_kept():
+    dataset = Dataset((32, 32), 0, torch.device("cpu"))
+    corners = np.random.default_rng(1).uniform(0, 60, (400, 2))
+    dataset.append(Batch(np.arange(400), np.ones((400, 32, 32), np.uint16), np.zeros((400, 2))), corners)
+    settings = TrainerSettings(frames_per_step=30)
+    sampler = Sampler(settings, (32, 32), np.random.default_rng(0), least_pixels=100 * 32 * 32)
+    assert len(sampler.draw(dataset)) == 30

@@ -1,0 +1,102 @@
+"""What a regular raster leaves open: a factor of the raster's own period may wander from the probe into the object.
+
+For any g with the period of the steps, O(r) g(r) and P(r - x) / g(r - x) explain every frame as O and P do, since
+g(r) = g(r - x) for each position x. A sine network is too smooth to take such a factor up; free pixels take it up, and
+nothing in the data stops them. So their steps are taken without it. It matters the more the longer one trains:
+
+2026-11-26, the paper's scan (241 px, a probe of 64 px, steps of 3 px, no noise, blind) on two cores; object PSNR
+amplitude / phase and probe overlap. FIGURES
+
+Where the encoders scatter, the factor is less free: `LEAST` is how sharply positions must keep to the raster. Rasters
+along the axes only; other lattices, as hexagons, are not looked for.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+LEAST = 0.8
+"""Of |mean exp(2 pi i f x)|: 1 where all positions lie on a raster of frequency f."""
+LEAST_LINES = 4
+LEAST_POSITIONS = 30
+"""Fewer may keep to a raster by chance."""
+MOST_POSITIONS = 300
+"""That are looked at."""
+
+DARK = 1e-2
+"""Squared amplitude of the object, below which it is taken for that bright."""
+RIM = 2.0
+LEAST_RIM_PX = 8.0
+"""In which the window falls off, in periods and in pixels: without it edges of what changes slowly look periodic."""
+
+Frequencies = tuple[float, ...]
+
+
+def raster_frequencies(positions_px: NDArray[np.float64]) -> tuple[Frequencies, Frequencies]:
+    """For each axis the frequencies, in cycles a pixel from 0 to 1/2, of what (n, 2) positions cannot tell.
+
+    >>> rows, columns = np.mgrid[0:60:3, 0:60:10]
+    >>> raster_frequencies(np.stack([rows.ravel(), columns.ravel()], 1).astype(float))
+    ((0.0, 0.33333), (0.0, 0.1, 0.2, 0.3, 0.4, 0.5))
+    """
+    some = positions_px  # every n-th would be a raster of its own
+    if len(some) > MOST_POSITIONS:
+        some = np.random.default_rng(0).choice(some, MOST_POSITIONS, replace=False)
+    return _frequencies(some[:, 0]), _frequencies(some[:, 1])
+
+
+def _frequencies(positions: NDArray[np.float64]) -> Frequencies:
+    extent = float(np.ptp(positions))
+    if len(positions) < LEAST_POSITIONS or extent < 2 * (LEAST_LINES - 1):
+        return (0.0,)
+    first = (LEAST_LINES - 1) / extent
+    candidates = np.arange(first, 0.5 + 1e-9, 0.25 / extent)
+    sharp = _sharpness(positions, candidates)
+    peaks = np.flatnonzero(sharp >= LEAST)
+    if not len(peaks):
+        return (0.0,)
+    near = candidates[peaks[0]] + np.linspace(-0.25, 1.0, 501) / extent
+    period = 1 / near[_sharpness(positions, near).argmax()]
+    harmonics = np.arange(1, math.floor(0.5 * period + 1e-3) + 1) / period
+    known = _sharpness(positions, harmonics) >= LEAST
+    return (0.0, *(round(float(f), 5) for f in np.minimum(harmonics[known], 0.5)))
+
+
+def _sharpness(positions: NDArray[np.float64], frequencies: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.abs(np.exp(2j * np.pi * frequencies[:, None] * positions).mean(1))
+
+
+def without(change: Tensor, field: Tensor, frequencies: tuple[Frequencies, Frequencies]) -> Tensor:
+    """A change (H, W) complex of the object `field` (H, W) complex, less the factor that a raster leaves open.
+
+    The factor's logarithm is fitted to that of 1 + change / field, under a window: what changes slowly is no part.
+    """
+    if len(frequencies[0]) == len(frequencies[1]) == 1:
+        return change
+    (rows, row_waves), (columns, column_waves) = (
+        _waves(n, each, change.device) for n, each in zip(change.shape, frequencies, strict=True)
+    )
+    ratio = change * field.conj() / (field.real.square() + field.imag.square()).clamp(min=DARK)
+    found = rows.mH @ torch.log(1 + ratio) @ columns.conj()
+    found[0, 0] = 0
+    return (field + change) * torch.exp(-(row_waves @ found @ column_waves.mT)) - field
+
+
+@lru_cache(maxsize=64)
+def _waves(pixels: int, frequencies: Frequencies, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(pixels, m) what finds the parts of waves that are orthonormal under a window, the constant first; the waves."""
+    places = torch.arange(pixels, dtype=torch.float64)[:, None]
+    rim = torch.minimum(places, pixels - 1 - places) + 1
+    width = max([LEAST_RIM_PX, *(RIM / f for f in frequencies if f)])
+    window = (torch.pi / 2 * (rim / min(width, pixels / 2)).clamp(max=1)).sin().square()
+    turns = torch.tensor([s * f for f in frequencies for s in ((1, -1) if 0 < f < 0.5 - 1e-3 else (1,))])
+    waves = torch.polar(torch.ones(()).double(), 2 * torch.pi * places * turns.double())
+    orthonormal, triangle = torch.linalg.qr(window.sqrt() * waves)
+    waves = torch.linalg.solve_triangular(triangle, waves, upper=True, left=False)
+    return tuple(part.to(torch.complex64).to(device) for part in (orthonormal * window.sqrt(), waves))  # type: ignore
