@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from typing import Any, Self
 
 import httpx
 import numpy as np
 
+from ptyinr_stream import __version__
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
 from ptyinr_stream.device import choose_device
@@ -272,7 +272,7 @@ class Daemon:
         return publishers
 
     def _attributes(self) -> dict[str, str]:
-        return {"version": version("ptyinr-stream"), "configuration": described(self._config)}
+        return {"version": __version__, "configuration": described(self._config)}
 
 
 def described(config: Config) -> str:

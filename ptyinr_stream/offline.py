@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer
 from ptyinr.training import train
 from ptyinr.types import Batch, Snapshot
+from ptyinr_stream import __version__
 from ptyinr_stream.errors import ScanFileError
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.publishers.files import write_result
@@ -62,6 +62,6 @@ def reconstruct(
     spent = time.monotonic() - began
     snapshot = replace(snapshot, metrics={**snapshot.metrics, "seconds": spent})
     configuration = json.dumps({"settings": asdict(settings), "seconds": seconds, "device": device})
-    attributes = {"seconds": spent, "version": version("ptyinr-stream"), "configuration": configuration}
+    attributes = {"seconds": spent, "version": __version__, "configuration": configuration}
     write_result(output, snapshot, attributes)
     return snapshot

@@ -4,8 +4,15 @@ For any g with the period of the steps, O(r) g(r) and P(r - x) / g(r - x) explai
 g(r) = g(r - x) for each position x. A sine network is too smooth to take such a factor up; free pixels take it up, and
 nothing in the data stops them. So their steps are taken without it. It matters the more the longer one trains:
 
-2026-11-26, the paper's scan (241 px, a probe of 64 px, steps of 3 px, no noise, blind) on two cores; object PSNR
-amplitude / phase and probe overlap. FIGURES
+2026-11-26, object PSNR amplitude / phase and the probe's overlap with the truth, blind, no noise:
+
+* The paper's scan (241 px, a probe of 64 px, steps of 3 px), two cores. Without this 28 / 24 and 0.9991 after 15 s,
+  18 / 35 and 0.971 after 114 s, 16 / 38 and 0.886 after 171 s. With it, when the rates have fallen after 300 s, 52 / 42
+  and 1.0000. On an NVIDIA H200, 60 s: 69.8 / 59.2; what is left has the period of the raster, and is the sample's own.
+* 96 px, steps of 2 px, 10 s of a core: 51 / 49 without, 59 / 62 with it (`tungsten`); 58 / 55 and 64 / 59 (`maze`).
+* The factor of a change is taken from its logarithm: taken from the change itself, what early and large steps leave
+  added up to 7e-4 of the amplitude.
+* The Siemens star, live: the same as without (0.992, 0.992, 0.993).
 
 Where the encoders scatter, the factor is less free: `LEAST` is how sharply positions must keep to the raster. Rasters
 along the axes only; other lattices, as hexagons, are not looked for.

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 LEAST_LIGHT = 0.02
@@ -19,6 +20,23 @@ def bounding_box(corners_px: np.ndarray, window: tuple[int, int]) -> tuple[tuple
     # In the box's own pixels: -1e-17 lies in pixel -1, but 33 pixels further on it is 33, not 32.
     shape = np.floor((corners_px - first).max(0)).astype(int) + window
     return (int(first[0]), int(first[1])), (int(shape[0]), int(shape[1]))
+
+
+def extremes(corners_px: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The smallest and largest (n, 2) corner along each axis.
+
+    Axis by axis: numpy's reduction of 19,000 rows of two takes ten times as long, 4 ms of a step (2026-11-26).
+    """
+    rows, columns = corners_px.T
+    return np.array([rows.min(), columns.min()]), np.array([rows.max(), columns.max()])
+
+
+def within(
+    corners_px: NDArray[np.float64], lower: NDArray[np.float64], upper: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which of the (n, 2) corners lie between two, these included."""
+    rows, columns = corners_px.T
+    return (rows >= lower[0]) & (rows <= upper[0]) & (columns >= lower[1]) & (columns <= upper[1])
 
 
 SPARSE = 10.0

@@ -38,7 +38,7 @@ from .geometry import Canvas, window_corners_px, window_middles_m
 from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
 from .lattice import Frequencies, raster_frequencies, without
-from .light import bounding_box, illumination
+from .light import bounding_box, illumination, within
 from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel
 from .noise import Noise
@@ -384,9 +384,8 @@ class Trainer:
     def _measured_in(self, first: tuple[int, int], shape: tuple[int, int]) -> int:
         """Trusted pixels of all training frames that lie in a part of the object."""
         rows = self.dataset.training
-        corners = self.dataset.corners_px[rows] - first
-        room = np.array(shape) - self.geometry.window
-        inside = ((corners >= 0) & (corners < room + 1)).all(1)
+        last = np.array(first) + shape - self.geometry.window + 1 - 1e-9
+        inside = within(self.dataset.corners_px[rows], np.array(first), last)
         return max(1, int(self.dataset.trusted(rows[inside]).sum()))
 
     @property
