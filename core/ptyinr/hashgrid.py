@@ -5,24 +5,36 @@ features are a constant sparse matrix times the table. On 2 CPU cores and 128 x 
 backward, where gathering takes 67 ms and `embedding_bag` 337 ms (2026-11-22).
 
 tiny-cuda-nn computes the same features on NVIDIA GPUs. It is not on the package index:
-`pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch`. This is the one place that
-imports it; tests compare the two backends.
+`pip install --no-build-isolation git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch` builds it,
+against the torch that is there, with nvcc and a setuptools below 81. This is the one place that
+imports it. A library that was built for another machine may crash, and nothing catches that, so it must first compute
+the torch backend's features in a process of its own (2026-11-26: built with CUDA 13 and gcc 15 on an H200 machine it
+died in the first call, in its C++ runtime, so that nobody has compared the two on a GPU yet).
 """
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+_log = logging.getLogger(__name__)
+
 PRIME = 2654435761
 """Of the spatial hash: (row XOR column * PRIME) mod size, in unsigned 32-bit arithmetic."""
+
+AGREEMENT = 1e-3
+PATIENCE_S = 120.0
 
 TABLE_UNIT = 1e-4
 """Tables start at +-1e-4, as in tiny-cuda-nn; the network sees them in this unit, and they learn in it."""
@@ -130,20 +142,60 @@ class TinyCudaHashGrid(nn.Module):
         return self.encoding(self.points).float()
 
 
+def disagreement(device: str) -> float:
+    """The largest difference of the two backends' features, in units of what tables start with.
+
+    Raises:
+        ImportError: there is no tiny-cuda-nn. It may also end the process.
+    """
+    settings, points = GridSettings(log2_entries=10), torch.rand((4096, 2), generator=torch.Generator().manual_seed(0))
+    levels = settings.resolved_levels(128)
+    theirs = TinyCudaHashGrid(points.to(device), settings, levels)
+    ours = TorchHashGrid(points, settings, levels).to(device)
+    with torch.no_grad():
+        for table in theirs.parameters():
+            table.copy_(ours.table.reshape(-1))
+    return float((theirs() - ours()).abs().max()) / TABLE_UNIT
+
+
+@lru_cache(maxsize=1)
+def tinycudann_agrees(device: str = "cuda") -> bool:
+    """Whether tiny-cuda-nn is there, runs, and computes what the torch backend does; asked once, in another process."""
+    if importlib.util.find_spec("tinycudann") is None:
+        return False
+    code = f"from {__name__} import disagreement; raise SystemExit(not disagreement({device!r}) < {AGREEMENT})"
+    try:
+        done = subprocess.run(  # noqa: S603  this interpreter, and nothing from outside
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        _log.warning("tiny-cuda-nn has not answered within %d s: torch computes the hash grids", PATIENCE_S)
+        return False
+    if done.returncode:
+        said = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        _log.warning(
+            "tiny-cuda-nn is installed, but does not work here (exit status %d: %s): torch computes the hash grids",
+            done.returncode,
+            said[0],
+        )
+    return done.returncode == 0
+
+
 def hash_grid(points: Tensor, settings: GridSettings, levels: int) -> TorchHashGrid | TinyCudaHashGrid:
     """The grid on the points' device, by the backend that `settings` names.
 
     Raises:
         ValueError: tiny-cuda-nn is asked for and cannot be had; the message says how to install it.
     """
-    available = points.is_cuda and importlib.util.find_spec("tinycudann") is not None
+    available = points.is_cuda and settings.backend != "torch" and tinycudann_agrees()
     if settings.backend == "tinycudann" and not available:
         raise ValueError(
-            "backend 'tinycudann' needs a CUDA device and "
-            "`pip install git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch`; "
+            "backend 'tinycudann' needs a CUDA device and a tiny-cuda-nn that works there: "
+            "`pip install --no-build-isolation "
+            "git+https://github.com/NVlabs/tiny-cuda-nn/#subdirectory=bindings/torch`; "
             "backend 'torch' gives the same features everywhere"
         )
-    if available and settings.backend != "torch":
+    if available:
         return TinyCudaHashGrid(points, settings, levels)
     return TorchHashGrid(points, settings, levels).to(points.device)
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from ptyinr.hashgrid import PRIME, TABLE_UNIT, GridNetwork, GridSettings, TorchHashGrid, hash_grid
+from ptyinr.hashgrid import (
+    PRIME,
+    TABLE_UNIT,
+    GridNetwork,
+    GridSettings,
+    TorchHashGrid,
+    hash_grid,
+    tinycudann_agrees,
+)
 
 HAS_TINYCUDANN = torch.cuda.is_available() and importlib.util.find_spec("tinycudann") is not None
 
@@ -126,7 +136,7 @@ def test_settings_that_make_no_grid_are_refused(bad):
 
 
 def test_tinycudann_without_a_gpu_says_how_it_is_had():
-    with pytest.raises(ValueError, match=r"pip install git.*tiny-cuda-nn"):
+    with pytest.raises(ValueError, match=r"pip install --no-build-isolation git.*tiny-cuda-nn"):
         hash_grid(some_points(), GridSettings(backend="tinycudann"), 3)
 
 
@@ -167,3 +177,54 @@ def test_tiny_cuda_nn_gives_the_same_features(settings):
     with torch.no_grad():
         parameters.copy_(ours.table.reshape(-1))
     torch.testing.assert_close(theirs(), ours(), rtol=1e-4, atol=1e-4 * TABLE_UNIT)
+
+
+FAKE = """
+import torch
+class Encoding(torch.nn.Module):
+    def __init__(self, inputs, config, dtype):
+        super().__init__()
+        {first}
+        from ptyinr.hashgrid import GridSettings, TorchHashGrid
+        self.settings, self.levels = GridSettings(log2_entries=10), config["n_levels"]
+        points = torch.rand((4096, 2), generator=torch.Generator().manual_seed(0))
+        self.grid = TorchHashGrid(points, self.settings, self.levels)
+        self.params = torch.nn.Parameter(self.grid.table.detach().reshape(-1).clone())
+        del self.grid.table
+    def forward(self, points):
+        self.grid.table = self.params.reshape(-1, 2) * {factor}
+        return self.grid()
+"""
+"""A tiny-cuda-nn for a processor, which does as the real one would, or dies, or is wrong."""
+
+
+@pytest.mark.parametrize(
+    ("first", "factor", "works", "said"),
+    [
+        ("pass", 1.0, True, ""),
+        ("pass", 1.1, False, "exit status 1"),
+        ("import os; os.abort()", 1.0, False, "exit status -6"),
+        ("raise OSError('built for lower compute capability')", 1.0, False, "built for lower compute capability"),
+    ],
+)
+def test_tiny_cuda_nn_is_taken_only_if_it_computes_the_same_in_a_process_of_its_own(
+    tmp_path, monkeypatch, caplog, first, factor, works, said
+):
+    (tmp_path / "tinycudann.py").write_text(FAKE.format(first=first, factor=factor))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    tinycudann_agrees.cache_clear()
+    try:
+        assert tinycudann_agrees("cpu") is works
+    finally:
+        tinycudann_agrees.cache_clear()
+    assert said in caplog.text
+    assert ("torch computes the hash grids" in caplog.text) is not works
+
+
+def test_without_tiny_cuda_nn_no_process_is_started(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("nothing to try"))
+    tinycudann_agrees.cache_clear()
+    assert tinycudann_agrees("cpu") is False
+    tinycudann_agrees.cache_clear()
