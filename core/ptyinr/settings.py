@@ -12,6 +12,11 @@ Rates of the free pixels and of the probe's networks, 2026-11-25; the paper's si
   25 / 25 and 25 / 27; -; 29 / 31 and 25 / 29; 30 / 32 and 25 / 29. The star is the same with and without.
 * Ten photons, blind, no free pixels, the networks' rates 1, 0.3, 0.1: 25 / 25 and 25 / 27; 28 / 29 and 24 / 28; 28 / 28
   and 24 / 27. Gaussian noise: 41 / 45 and 32 / 37; 40 / 44 and 32 / 37; 39 / 43 and 32 / 37.
+* Gaussian noise, blind, after 200 steps, object and probe, `maze` then `tungsten` (2026-11-26): what is left in the
+  probe is white noise that its free pixels walk into. Rate 1e-2: 36 / 43 and 36 / 28; 43 / 46 and 33 / 25. Rates that
+  fall with the square or the cube: the same. 1e-3, from a start whose spectrum is cut to where the mean pattern has
+  light: 36 / 42 and 41 / 32; 39 / 44 and 40 / 29. A better probe, but not a better object: left as it was. Gradients
+  divided by one number for all pixels, instead of one for each: between these two.
 """
 
 from __future__ import annotations
