@@ -51,7 +51,7 @@ class Detail(nn.Module):
         rate: float,
         free: Callable[[Tensor], Tensor] = lambda change: change,
     ) -> None:
-        """A step of Adam against a gradient (H, W) complex; pixels that no step visits keep still.
+        """A step of Adam against a gradient (H, W) complex; pixels beside it keep still.
 
         `free` leaves out of the change (H, W) complex what must not be learned.
         """

@@ -36,6 +36,8 @@ PIXELS_ON_A_GPU = 2**24
   them 26, 63 / 58. Of the 11 ms that a step of 64 frames takes alone the card computes 0.9.
 * The star, live at 10/s, at the last frame: 42 frames of a tile 0.991, all that are there 0.995.
 """
+MOST_PIXELS_OF_A_TILE = 2**22
+"""Where so many frames are drawn: a network remembers 400 to 1,600 bytes for each."""
 
 
 class Sampler:
@@ -63,15 +65,28 @@ class Sampler:
         """Rows of the frames of a step."""
         rows = dataset.training
         most = self._settings.frames_per_step or max(self._least, self._frames_per_step(dataset, small))
-        if self._settings.batch == "tile" and len(rows) > self._least:
-            weights = self._weights(len(dataset))[rows] if self.curious else None
+        if self._settings.batch == "tile":
             corners = dataset.corners_px[rows]
-            first, last = extremes(corners)
-            reach = np.maximum(reach_px(self._window), (last - first) * (self._least / len(rows)) ** 0.5)
+            reach = self._reach(corners)
+            if reach is None:
+                return rows
+            weights = self._weights(len(dataset))[rows] if self.curious else None
             return rows[draw_tile(corners, reach, most, self._random, weights)]
         if self._settings.batch == "random" and len(rows) > most:
             return np.sort(self._random.choice(rows, most, replace=False))
         return rows
+
+    def _reach(self, corners_px: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """Extent of the next tile's corners; None if it holds all frames."""
+        least = reach_px(self._window)
+        if not self._least:
+            return least
+        first, last = extremes(corners_px)
+        wanted = (last - first) * (self._least / len(corners_px)) ** 0.5
+        area = float(np.prod(np.minimum(wanted, last - first) + self._window))
+        if area <= MOST_PIXELS_OF_A_TILE:
+            return None if len(corners_px) <= self._least else np.maximum(least, wanted)
+        return np.maximum(least, MOST_PIXELS_OF_A_TILE**0.5 - np.array(self._window))
 
     def note(self, rows: NDArray[np.int64], errors: NDArray[np.floating]) -> None:
         """Take note of the frames of a step and of how badly they were explained."""

@@ -37,7 +37,7 @@ from .detail import grown
 from .geometry import Canvas, window_corners_px, window_middles_m
 from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
-from .lattice import Frequencies, raster_frequencies, without
+from .lattice import NOTHING, Frequencies, raster_frequencies, without
 from .light import bounding_box, illumination, within
 from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
 from .model import PtychoModel
@@ -116,7 +116,7 @@ class Trainer:
         self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
         self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
-        self._open: tuple[int, tuple[Frequencies, Frequencies]] = (0, ((0.0,), (0.0,)))
+        self._open: tuple[int, tuple[Frequencies, Frequencies]] = (0, (NOTHING, NOTHING))
         """So many frames; what they leave open."""
         at_once = PIXELS_ON_A_GPU if self.device.type == "cuda" else 0
         self._sampler = Sampler(self.settings, geometry.window, self._random, at_once)
@@ -303,6 +303,7 @@ class Trainer:
             },
             "start": None if start is None else {**vars(start), "defocus_m": list(start.defocus_m)},
             "by_pixel": self.dataset.by_pixel,
+            "raster": [self._open[0], *(list(each) for each in self._open[1])],
             "seen": torch.from_numpy(self._sampler.seen),
             "numbers": [self.steps, self.rollbacks, self._caution, self._loss, float(self._beginning.to_check)],
         }
@@ -344,6 +345,8 @@ class Trainer:
             best = dict(state["best"])
             self._best = Best(best.pop("error"), best.pop("judges").numpy(), best)
             self._random.bit_generator.state = state["random"]
+            frames, rows, columns = state["raster"]
+            self._open = (frames, (tuple(rows), tuple(columns)))
             self._sampler.seen = state["seen"].numpy()
             self.steps, self.rollbacks, self._caution, self._loss, to_check = state["numbers"]
             self._beginning.to_check = bool(to_check)
@@ -373,8 +376,8 @@ class Trainer:
 
     def _raster(self) -> tuple[Frequencies, Frequencies]:
         """What the positions leave open, looked for again when a quarter more frames are there."""
-        if self.settings.probe.fixed:
-            return (0.0,), (0.0,)
+        if self.settings.probe.fixed or self._beginning.holds(self.steps):
+            return NOTHING, NOTHING
         frames, found = self._open
         if len(self.dataset) > 1.25 * frames:
             found = raster_frequencies(self.dataset.corners_px)

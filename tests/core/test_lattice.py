@@ -9,6 +9,7 @@ import torch
 from ptyinr.lattice import raster_frequencies, without
 from ptyinr.propagation import predicted_amplitude
 from ptyinr.scans import jittered, raster, snake, spiral
+from ptyinr.settings import TrainerSettings
 from ptyinr.simulate import simulate
 from ptyinr.trainer import Trainer
 from ptyinr.types import ScanGeometry, ScanRange
@@ -50,12 +51,28 @@ def test_the_frequencies_of_a_raster_are_found(pattern, step, found):
         assert mine == pytest.approx(theirs, abs=2e-4)
 
 
-def test_encoders_that_scatter_a_little_keep_to_the_raster_and_others_do_not():
+def test_where_encoders_scatter_the_data_tell_and_nothing_is_left_open():
+    """A scatter of 0.02 px in 2 was enough to cost 35 dB where the factor was left out all the same."""
     random = np.random.default_rng(0)
     corners = raster((120, 120), (6.0, 6.0))
-    near = raster_frequencies(corners + random.normal(0, 0.3, corners.shape))
-    assert near[0][:2] == pytest.approx((0, 1 / 6), abs=1e-3)
-    assert raster_frequencies(corners + random.normal(0, 2.0, corners.shape)) == (NOTHING, NOTHING)
+    rounded = raster_frequencies(corners + random.normal(0, 1e-4, corners.shape))
+    assert rounded[0][:2] == pytest.approx((0, 1 / 6), abs=1e-5)
+    assert raster_frequencies(corners + random.normal(0, 0.03, corners.shape)) == (NOTHING, NOTHING)
+
+
+def test_a_stage_that_stands_still_is_no_raster():
+    line = np.stack([np.zeros(30), 5.0 * np.arange(30)], axis=1)
+    waiting = np.zeros((430, 2), np.float64)
+    waiting[400:] = line
+    assert raster_frequencies(waiting) == (NOTHING, pytest.approx((0, 0.2, 0.4), abs=1e-5))
+    assert raster_frequencies(waiting[:413]) == (NOTHING, NOTHING)
+
+
+@pytest.mark.parametrize("lines", [(0.0, 20.0), (0.0, 10.0, 20.0)])
+def test_three_lines_are_no_raster(lines):
+    random = np.random.default_rng(0)
+    corners = np.array([[row, random.uniform(0, 100)] for row in lines for _ in range(30)])
+    assert raster_frequencies(corners) == (NOTHING, NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +125,20 @@ def test_without_a_raster_a_change_stays_as_it_is():
     assert without(change, torch.ones_like(change), (NOTHING, NOTHING)) is change
 
 
+def test_a_tile_that_is_too_small_for_so_many_waves_stays_as_it_is():
+    change = periodic((32, 96), (17, 3)) - 1
+    many = raster_frequencies(raster((300, 300), (34, 34)))
+    assert without(change, torch.ones_like(change), (many[0], NOTHING)) is change
+    few = without(change, torch.ones_like(change), (many[0], (0.0, 1 / 3)))
+    assert few.isfinite().all()
+    assert not torch.equal(few, change)
+
+
+def test_a_change_that_takes_a_pixel_to_nothing_stays_finite():
+    change = torch.full((60, 60), -1.0, dtype=torch.complex64)
+    assert without(change, torch.ones_like(change), ((0.0, 1 / 3), (0.0, 1 / 3))).isfinite().all()
+
+
 def test_blind_training_does_not_move_the_factor_from_the_probe_into_the_object():
     """Without the constraint the pixels of each of the nine classes drift apart, by 0.036 in these steps, and on."""
     geometry = ScanGeometry(wavelength_m=1e-10, distance_m=1.0, detector_pixel_m=1e-4, window=(24, 24))
@@ -118,7 +149,8 @@ def test_blind_training_does_not_move_the_factor_from_the_probe_into_the_object(
     truth = smooth((72, 72)).numpy()
     scan = simulate(geometry, truth, probe, raster((48, 48), (3, 3)))
     wrong = scan.probe[0] * np.exp(0.1 * random.normal(size=(24, 24)))
-    trainer = Trainer(geometry, ScanRange.of(scan.positions_m), probe=wrong)
+    settings = TrainerSettings(held_steps=0)
+    trainer = Trainer(geometry, ScanRange.of(scan.positions_m), settings, probe=wrong)
     trainer.append(scan.batch())
     for _ in range(150):
         trainer.step()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ptyinr import Batch
 from ptyinr.dataset import Dataset
-from ptyinr.samplers import LEAST_REACH_PX, REACH, Sampler, draw_tile, reach_px
+from ptyinr.samplers import LEAST_REACH_PX, MOST_PIXELS_OF_A_TILE, REACH, Sampler, draw_tile, reach_px
 from ptyinr.settings import TrainerSettings
 
 scans = st.tuples(
@@ -137,3 +137,15 @@ def test_a_number_of_frames_that_was_asked_for_is_kept():
     settings = TrainerSettings(frames_per_step=30)
     sampler = Sampler(settings, (32, 32), np.random.default_rng(0), least_pixels=100 * 32 * 32)
     assert len(sampler.draw(dataset)) == 30
+
+
+@pytest.mark.parametrize("frames", [80, 1000])
+def test_however_far_the_stage_runs_a_tile_does_not_outgrow_memory(frames):
+    """One wild position would make the object's network compute all that lies between."""
+    dataset = Dataset((32, 32), 0, torch.device("cpu"))
+    corners = np.concatenate([np.random.default_rng(1).uniform(0, 60, (frames - 1, 2)), [[7000.0, 7000.0]]])
+    dataset.append(Batch(np.arange(frames), np.ones((frames, 32, 32), np.uint16), np.zeros((frames, 2))), corners)
+    sampler = Sampler(TrainerSettings(), (32, 32), np.random.default_rng(0), least_pixels=100 * 32 * 32)
+    for _ in range(50):
+        rows = sampler.draw(dataset)
+        assert (np.ptp(corners[rows], axis=0) + 32).prod() <= MOST_PIXELS_OF_A_TILE

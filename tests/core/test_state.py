@@ -42,6 +42,19 @@ def test_the_steps_after_a_restart_are_those_that_would_have_come(scan, trainer_
     assert (mine.step, mine.metrics) == (theirs.step, theirs.metrics)
 
 
+def test_what_the_raster_leaves_open_is_looked_for_after_a_restart_when_it_would_have_been(scan, trainer_of):
+    trainer = trainer_of(scan, None, held_steps=0)
+    trainer.append(scan.batch(slice(0, 80)))
+    trainer.step()
+    trainer.append(scan.batch(slice(80, 95)))
+    for _ in range(3):
+        trainer.step()
+    other = again(scan, trainer, trainer_of, held_steps=0)
+    other.append(scan.batch(slice(0, 95)))
+    assert saved(trainer)["raster"][0] == saved(other)["raster"][0] == 80
+    assert [other.step().loss for _ in range(3)] == [trainer.step().loss for _ in range(3)]
+
+
 def test_frames_may_come_again_in_another_order(scan, trainer_of):
     trainer = trainer_of(scan, steps=12)
     before = trainer.snapshot()
