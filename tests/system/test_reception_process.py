@@ -28,7 +28,7 @@ from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
 from ptyinr_stream.daemon import Daemon
 from ptyinr_stream.engine import Engine
-from ptyinr_stream.errors import ConfigError, DeviceError, EndpointError, HandoverError, StreamError
+from ptyinr_stream.errors import ConfigError, DeviceError, EndpointError, HandoverError, ScanFileError, StreamError
 from ptyinr_stream.events import FrameArrived, PositionsArrived
 from ptyinr_stream.formats import RecordedScan
 from ptyinr_stream.outputs import Joined, Output, ScanClosed, ScanOpened
@@ -231,8 +231,14 @@ class Killed:
 
 
 def recorded_frames(folder: Path) -> set[int]:
-    with Recording(folder) as found:
-        return {at.event.frame for at in found.events() if isinstance(at.event, FrameArrived)}
+    """None while the only segment is being made: it is locked until others may read it."""
+    try:
+        with Recording(folder) as found:
+            return {at.event.frame for at in found.events() if isinstance(at.event, FrameArrived)}
+    except ScanFileError as error:
+        if "unable to lock file" not in str(error):
+            raise
+        return set()
 
 
 def await_recording(folder: Path) -> None:
