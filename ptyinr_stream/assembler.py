@@ -339,7 +339,7 @@ class Assembler:
         for series in self._binder.loose_series:
             expected = self._expected(series)
             for capture in self._binder.loose_captures if expected else ():
-                if not expected or not capture.lasts(expected, self._positions.samples(KIND) or 1):
+                if not expected or not capture.fits(expected, self._positions.samples(KIND) or 1):
                     continue
                 if scan := self._guess(series, capture, expected, now, final):
                     return [*self._supersede(now), self._begin(scan), *self._binder.bind(now)]

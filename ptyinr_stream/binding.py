@@ -4,8 +4,7 @@
   finds none; one without a header, as soon as it has shown a second frame.
 * A capture goes to the oldest open scan without one.
 * Both wait for a start document that is late. One that was over before it came must have been as long as the scan:
-  what somebody tried out just before a scan is not taken for it. Nor is the end of another run of as many frames, in
-  whose middle reception began: what came before the start document must have been seen to begin.
+  what somebody tried out just before a scan is not taken for it.
 """
 
 from __future__ import annotations
@@ -46,8 +45,6 @@ class Series:
     over: bool = False
     highest: int = -1
     """The highest frame number seen."""
-    begun: bool = False
-    """Whether frame 0 was seen."""
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
     starts_s: dict[int, float] = field(default_factory=dict)
     """When frames began to be exposed, by the detector's clock."""
@@ -66,13 +63,10 @@ class Series:
         )
         return not self.headed and not bygone and (expected is None or self.highest < expected)
 
-    def fits(self, scan: Scan) -> bool:
-        """Whether it may be the series of a scan."""
-        expected = scan.plan.expected
+    def fits(self, expected: int) -> bool:
+        """Whether it may be the series of a scan of so many frames."""
         if self.expected is not None:
             return self.expected == expected
-        if not self.begun and self.began < scan.announced:
-            return False
         shown = self.highest + 1
         return min(2, expected) <= shown <= expected and (not self.over or shown == expected)
 
@@ -82,7 +76,6 @@ class Capture:
     """A position capture, bound and closed like a series."""
 
     armed_at: str
-    began: float
     last: float
     samples: SampleTable = field(default_factory=SampleTable)
     scan: Scan | None = None
@@ -94,8 +87,6 @@ class Capture:
     """Messages it had, as its end tells."""
     highest: int = 0
     """One more than the highest sample number that has come."""
-    begun: bool = False
-    """Whether its start or sample 0 was seen."""
     guessed: tuple[int, bool] = (0, False)
     """Samples it had, and whether it was over, when it last was tried to tell from them what was commanded."""
     run: str | None = None
@@ -106,14 +97,8 @@ class Capture:
         """Whether it is over and all its messages have come."""
         return self.over and self.announced is not None and self.messages >= self.announced
 
-    def fits(self, scan: Scan) -> bool:
-        """Whether it may be the capture of a scan."""
-        if not self.begun and self.began < scan.announced:
-            return False
-        return self.lasts(scan.plan.expected, scan.placement.per_frame)
-
-    def lasts(self, expected: int, per_frame: int) -> bool:
-        """Whether it may be as long as a scan of so many frames."""
+    def fits(self, expected: int, per_frame: int) -> bool:
+        """Whether it may be the capture of a scan of so many frames."""
         length = self.samples.extent
         if length > expected * per_frame:
             return False
@@ -189,7 +174,7 @@ class Binder:
     def take_frame(self, frame: Frame, now: float) -> list[Output]:
         """Take a frame."""
         series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
-        series.highest, series.begun = max(series.highest, frame.frame), series.begun or frame.frame == 0
+        series.highest = max(series.highest, frame.frame)
         _touch(series, now)
         if series.closed:
             self._counts["frames_foreign"] += 1
@@ -220,8 +205,7 @@ class Binder:
         """Take a capture's start."""
         if self._armed_again(now):
             return []
-        capture = self._begin_capture(event.armed_at, now)
-        capture.run, capture.begun = event.run, True
+        self._begin_capture(event.armed_at, now).run = event.run
         return self.bind(now)
 
     def end_capture(self, messages: int | None, now: float) -> list[Output]:
@@ -249,7 +233,6 @@ class Binder:
         if news and capture.announced is not None and capture.messages >= capture.announced:
             capture, news = self._begin_capture("", now), True
         capture.messages += news
-        capture.begun |= first == 0
         _touch(capture, now)
         if capture.closed:
             self._counts["positions_foreign"] += 1
@@ -289,7 +272,7 @@ class Binder:
         for capture in list(self.loose_captures):
             allowed = (scan for scan in self.scans if capture.run in (None, scan.uid))
             lacking = (scan for scan in allowed if scan.placement.table is None)
-            fitting = (scan for scan in lacking if capture.fits(scan))
+            fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))
             scan = capture.scan = next(fitting, None)
             capture.closed = scan is None and self.passed_over is not None
             if scan is not None:
@@ -345,7 +328,7 @@ class Binder:
             self._capture.over = True
             if self._capture.scan is not None:
                 self._capture.scan.capture_over = True
-        self._capture = Capture(armed_at, now, now)
+        self._capture = Capture(armed_at, now)
         self.loose_captures.append(self._capture)
         return self._capture
 
@@ -365,11 +348,11 @@ class Binder:
     def _scan_for(self, series: Series) -> Scan | None:
         allowed = [scan for scan in self.scans if series.run in (None, scan.uid)]
         for scan in allowed:
-            if scan.uid not in self._series_of and series.fits(scan):
+            if scan.uid not in self._series_of and series.fits(scan.plan.expected):
                 return scan
         # Armed again before its first frame came: the newer series takes over the newest scan.
         newest = allowed[-1] if allowed and allowed[-1] is self.scans[-1] else None
-        if newest is None or newest.stopped or not series.fits(newest):
+        if newest is None or newest.stopped or not series.fits(newest.plan.expected):
             return None
         elder = self._series_of[newest.uid]
         if elder.highest >= 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,11 +75,6 @@ class Scan:
         self._counts: Counter[str] = Counter()
         self.paired = 0
         """Joined so far."""
-
-    @property
-    def announced(self) -> float:
-        """When its start document came; long ago if it was opened by its streams alone."""
-        return -math.inf if self.undocumented else self.opened
 
     def take(self, frames: Iterable[Frame], now: float) -> list[Joined]:
         """Accept frames of this scan's series and join those whose positions are known."""

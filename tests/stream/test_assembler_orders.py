@@ -10,8 +10,6 @@ wrongly. They are, and nothing else is left out:
 
 * a series whose header and all frames but number 0 were lost: it might be the detector's warm-up;
 * a series without header that was over, its last frame lost, before the start document came: it might be a trial;
-* a series without header and frame 0, or a capture without start and sample 0, of which something came before the start
-  document: it might be the end of a run in whose middle reception began;
 * a header that comes after frames of its series, when its run has been stopped: it might be of the next series;
 * of two scans that overlap: a series lost whole, or its header and its last frame (the next one would be taken for
   it), a capture whose start was lost (its samples might be those that the elder lacks), one whose end and last samples
@@ -70,12 +68,10 @@ class Desk:
         self.assembler = Assembler(PositionsConfig.model_validate(positions), AssemblyConfig(**assembly))
         self.now = 0.0
         self.outputs = []
-        self.fed = []
 
     def feed(self, *events):
         for event in events:
             self.now += 0.001
-            self.fed.append(event)
             self.outputs += self.assembler.feed(event, self.now)
 
     def wait(self, seconds):
@@ -87,12 +83,6 @@ class Desk:
 
     def opened(self):
         return [output.uid for output in self.outputs if isinstance(output, ScanOpened)]
-
-    def announced_first(self, uid, *of):
-        """Whether the start document of a run came before all events that are `of` it."""
-        starts = [k for k, event in enumerate(self.fed) if isinstance(event, RunStarted) and event.uid == uid]
-        first = next((k for k, event in enumerate(self.fed) if any(event is other for other in of)), len(self.fed))
-        return not starts or starts[0] < first
 
     def pairs(self, uid):
         """{frame: (value of its pixels, y counts, x counts)} of all batches of a run."""
@@ -160,20 +150,6 @@ class Sent:
         """Whether its series can be told from a warm-up and from a trial."""
         numbers = self.numbers()
         return self.headed() or (bool(numbers) and max(numbers) >= min(self.expected, 2) - 1)
-
-    def may_look_like_an_end(self, desk):
-        """Whether what came before its start document may be the end of another run."""
-        images = [
-            event for event in self.frames if isinstance(event, Frame | FrameTimed) and event.series == self.series
-        ]
-        series_begun = self.headed() or 0 in self.numbers()
-        samples = [event for event in self.positions if isinstance(event, PositionsArrived)]
-        armed = any(isinstance(event, CaptureStarted) for event in self.positions)
-        capture_begun = armed or any(event.first_sample == 0 for event in samples)
-        return not (
-            (series_begun or desk.announced_first(self.uid, *images))
-            and (capture_begun or desk.announced_first(self.uid, *samples))
-        )
 
     def may_look_like_a_trial(self):
         return not self.headed() and self.expected - 1 not in self.numbers()
@@ -304,8 +280,7 @@ def check(desk, sent, fed, documented, tags):
         assert not own or not documented or set(own) == {s.uid}
         unheard_of = not documented and not (s.headed() or s.numbers())
         no_capture = not documented and not s.positions
-        end = documented and s.may_look_like_an_end(desk)
-        if not s.decidable() or s.may_look_like_a_trial() or unheard_of or no_capture or end:
+        if not s.decidable() or s.may_look_like_a_trial() or unheard_of or no_capture:
             tags["undecidable by what was lost"] += 1
             assert pairs in ({}, truth)
         else:

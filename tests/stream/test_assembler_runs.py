@@ -8,13 +8,11 @@ import pytest
 from ptyinr_stream.assembler import Assembler, Frame, Joined, Output, ScanClosed
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import (
-    CaptureEnded,
     CaptureStarted,
     Event,
     PositionsArrived,
     RunStarted,
     RunStopped,
-    SeriesEnded,
     SeriesStarted,
 )
 
@@ -80,29 +78,3 @@ def test_frames_from_a_file_fill_the_holes_of_the_stream() -> None:
     assert (closed.report.paired, closed.report.duplicates, closed.report.lost) == (N, 1, 0)
     assert assembler.fill("a", frames(-1), 0.3) == []
     assert assembler.counts["frames_foreign"] == N
-
-
-@pytest.mark.parametrize(("ended", "number"), [(True, 7), (True, 8), (False, 8)])
-def test_the_end_of_a_run_in_whose_middle_reception_began_is_not_taken_for_the_next_one(
-    ended: bool, number: int
-) -> None:
-    """The daemon is started while a scan runs, and the next has as many frames: their last numbers are the same."""
-    tail = [Frame(7, k, np.full((2, 2), 90, np.uint16)) for k in range(N - 4, N)]
-    late = PositionsArrived(N - 4, {"y": np.full(4, 0.5), "x": np.full(4, 0.5)})
-    ends = [SeriesEnded(7), CaptureEnded(3), RunStopped("unknown")] if ended else []
-    assembler, outputs = fed(
-        *[*tail[:2], late, *tail[2:], *ends],
-        *[started("next"), SeriesStarted(number, N), CaptureStarted("armed"), *frames(number), samples()],
-    )
-    batches = [output.batch for output in outputs if isinstance(output, Joined)]
-    assert sorted(joined(outputs)) == [("next", k) for k in range(N)]
-    assert [int(counts[0, 0]) for batch in batches for counts in batch.counts] == list(range(N))
-    assert np.concatenate([batch.positions_m for batch in batches])[:, 0] == pytest.approx(1e-6 * np.linspace(-1, 1, N))
-    outputs += assembler.finish()
-    assert assembler.counts["frames_foreign"] == 4
-
-
-def test_what_began_after_its_run_was_announced_needs_no_beginning() -> None:
-    """The detector's subscription was slower than that to the documents."""
-    _, outputs = fed(started("a"), *frames(7, range(2, N)), samples())
-    assert sorted(joined(outputs)) == [("a", number) for number in range(2, N)]
