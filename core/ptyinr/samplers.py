@@ -67,26 +67,22 @@ class Sampler:
         most = self._settings.frames_per_step or max(self._least, self._frames_per_step(dataset, small))
         if self._settings.batch == "tile":
             corners = dataset.corners_px[rows]
-            reach = self._reach(corners)
-            if reach is None:
-                return rows
             weights = self._weights(len(dataset))[rows] if self.curious else None
-            return rows[draw_tile(corners, reach, most, self._random, weights)]
+            return rows[draw_tile(corners, self._reach(corners), most, self._random, weights)]
         if self._settings.batch == "random" and len(rows) > most:
             return np.sort(self._random.choice(rows, most, replace=False))
         return rows
 
-    def _reach(self, corners_px: NDArray[np.float64]) -> NDArray[np.float64] | None:
-        """Extent of the next tile's corners; None if it holds all frames."""
+    def _reach(self, corners_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Extent of the next tile's corners; all of them where there are no more frames than a step has at least."""
         least = reach_px(self._window)
         if not self._least:
             return least
         first, last = extremes(corners_px)
         wanted = (last - first) * (self._least / len(corners_px)) ** 0.5
-        area = float(np.prod(np.minimum(wanted, last - first) + self._window))
-        if area <= MOST_PIXELS_OF_A_TILE:
-            return None if len(corners_px) <= self._least else np.maximum(least, wanted)
-        return np.maximum(least, MOST_PIXELS_OF_A_TILE**0.5 - np.array(self._window))
+        if np.prod(np.minimum(wanted, last - first) + self._window) > MOST_PIXELS_OF_A_TILE:
+            wanted = MOST_PIXELS_OF_A_TILE**0.5 - np.array(self._window)
+        return np.maximum(least, wanted)
 
     def note(self, rows: NDArray[np.int64], errors: NDArray[np.floating]) -> None:
         """Take note of the frames of a step and of how badly they were explained."""
