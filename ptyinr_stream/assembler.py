@@ -17,7 +17,7 @@ the same scan's.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +80,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+_REMEMBERED = 64
+"""Runs: a stop document may come when its scan has long been closed."""
 _SPAN_TOLERANCE = 0.05
 """Encoders follow their commands more closely; the factors of two stages are further apart."""
 
@@ -111,6 +113,7 @@ class Assembler:
         self._scans = self._binder.scans
         self._foreign_before: dict[str, int] = {}
         self._made_up: Counter[str] = Counter()  # uids
+        self._announced: deque[str] = deque(maxlen=_REMEMBERED)  # uids of the last start documents
         self._awaiting: _Awaiting | None = None  # the newest run, until it opens
         self._now = self._last = float("-inf")
 
@@ -213,6 +216,8 @@ class Assembler:
         if self._awaits(uid) or any(uid in (scan.uid, scan.documented_as) for scan in self._scans):
             self.counts["documents_foreign"] += 1
             return []
+        self._announced.append(uid)
+        self._binder.announce(now)
         outputs = self._open_awaiting({})
         try:
             scan = self._scan(uid, document, self._positions, now)
@@ -290,6 +295,8 @@ class Assembler:
             scan.documented, scan.last = True, now
         elif uid != self._binder.passed_over:
             self.counts["documents_foreign"] += 1
+            if uid not in self._announced:
+                self._binder.disown()
         return scan
 
     def _close_ended(self, now: float) -> list[Output]:

@@ -5,6 +5,10 @@
 * A capture goes to the oldest open scan without one.
 * Both wait for a start document that is late. One that was over before it came must have been as long as the scan:
   what somebody tried out just before a scan is not taken for it.
+* Nor is the end of another run of as many frames, in whose middle reception began. What shows neither its header (its
+  start) nor its number 0 goes to no run that is announced later, if it had been silent for a while by then, or if a
+  document told of a run whose start document was not seen. (2026-11-26: to refuse it at once, however short before the
+  announcement it came, paired wrongly where a start document was late: the next scan's series went to that run.)
 """
 
 from __future__ import annotations
@@ -18,13 +22,15 @@ from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import CaptureStarted, FramesCalibrated, FrameTimed, PositionsArrived, SeriesStarted
 from ptyinr_stream.motors import channels
 from ptyinr_stream.outputs import CalibrationAdded, CaptureBound, Output, SeriesBound
-from ptyinr_stream.samples import SampleTable
+from ptyinr_stream.samples import MOST_SAMPLES, Channels, SampleTable
 from ptyinr_stream.scan import Frame, Scan
 
 _log = logging.getLogger(__name__)
 
 _MOST_TIMES = 2**20
 """Of the frames of one series: garbled frame numbers must not fill memory."""
+_SILENT_S = 2.0
+"""What belongs to a run is not silent for so long before its start document comes, however late that is."""
 _OVERTAKEN_S = 1.0
 """A header that comes later after frames of its number is of another series: the detector has begun to count anew."""
 
@@ -45,6 +51,10 @@ class Series:
     over: bool = False
     highest: int = -1
     """The highest frame number seen."""
+    begun: bool = False
+    """Whether its header or frame 0 was seen."""
+    stray: bool = False
+    """Whether it is of no run that is announced, unless it has `begun`."""
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
     starts_s: dict[int, float] = field(default_factory=dict)
     """When frames began to be exposed, by the detector's clock."""
@@ -87,10 +97,26 @@ class Capture:
     """Messages it had, as its end tells."""
     highest: int = 0
     """One more than the highest sample number that has come."""
+    started: bool = False
+    """Whether its start was seen."""
+    lowest: int = MOST_SAMPLES
+    """The lowest sample number that has come."""
+    stray: bool = False
+    """As of a series."""
     guessed: tuple[int, bool] = (0, False)
     """Samples it had, and whether it was over, when it last was tried to tell from them what was commanded."""
     run: str | None = None
     """The uid of the only run it may be bound to."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether its start or sample 0 was seen."""
+        return self.started or self.lowest == 0
+
+    def begins_again(self, first: int, channels: Channels, now: float) -> bool:
+        """Whether samples are of the next one, whose start was lost."""
+        bygone = not self.begun and (self.stray or now - self.last >= _SILENT_S)
+        return (bygone and first < self.lowest) or self.samples.contradicts(first, channels)
 
     @property
     def intact(self) -> bool:
@@ -124,6 +150,7 @@ class Binder:
         self._series_of: dict[str, Series] = {}  # by the uid of their scan
         self._capture: Capture | None = None  # the newest
         self._waiting_bytes = 0
+        self._unannounced = False  # a run is open, or was the last one, whose start document was not seen
         self.loose_series: list[Series] = []
         """Waiting for a scan, oldest first."""
         self.loose_captures: list[Capture] = []
@@ -143,18 +170,33 @@ class Binder:
         series = self._series_of.get(uid)
         return None if series is None else series.number
 
+    # Runs
+
+    def announce(self, now: float) -> None:
+        """A start document has come."""
+        self._unannounced = False
+        for bound in (*self.loose_series, *self.loose_captures):
+            bound.stray |= now - bound.last >= _SILENT_S
+
+    def disown(self) -> None:
+        """A document of a run has come whose start document was not seen, and what waits is likely to be of that."""
+        self._unannounced = True
+        for bound in (*self.loose_series, *self.loose_captures):
+            bound.stray = True
+
     # What arrives
 
     def start_series(self, event: SeriesStarted, now: float) -> list[Output]:
         """Take a series' header."""
         series = self._series.get(event.series)
         if series is not None and series.overtook(event.expected, now):
-            series.headed, series.expected = True, event.expected  # it was overtaken by its frames
+            # It was overtaken by its frames.
+            series.headed, series.begun, series.expected = True, True, event.expected
             if series.scan is not None:
                 series.scan.headed = True
         elif series is None or series.highest >= 0 or series.over or series.expected != event.expected:
             series = self._begin_series(event.series, event.expected, now)  # else it came twice
-            series.headed, series.run = True, event.run
+            series.headed, series.begun, series.run = True, True, event.run
         series.header = event.header or series.header
         outputs = self.bind(now)
         documented = self.scans and not self.scans[-1].undocumented
@@ -174,7 +216,7 @@ class Binder:
     def take_frame(self, frame: Frame, now: float) -> list[Output]:
         """Take a frame."""
         series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
-        series.highest = max(series.highest, frame.frame)
+        series.highest, series.begun = max(series.highest, frame.frame), series.begun or frame.frame == 0
         _touch(series, now)
         if series.closed:
             self._counts["frames_foreign"] += 1
@@ -205,7 +247,8 @@ class Binder:
         """Take a capture's start."""
         if self._armed_again(now):
             return []
-        self._begin_capture(event.armed_at, now).run = event.run
+        capture = self._begin_capture(event.armed_at, now)
+        capture.run, capture.started = event.run, True
         return self.bind(now)
 
     def end_capture(self, messages: int | None, now: float) -> list[Output]:
@@ -227,12 +270,13 @@ class Binder:
             return []
         capture, first = self._capture, event.first_sample
         # Both the end of a capture and the start of the next may be lost: then its numbers begin again.
-        if capture is None or capture.samples.contradicts(first, event.channels):
+        if capture is None or capture.begins_again(first, event.channels, now):
             capture = self._begin_capture("", now)
         news = capture.samples.lacks(first, event.channels)
         if news and capture.announced is not None and capture.messages >= capture.announced:
             capture, news = self._begin_capture("", now), True
         capture.messages += news
+        capture.lowest = min(capture.lowest, first)
         _touch(capture, now)
         if capture.closed:
             self._counts["positions_foreign"] += 1
@@ -270,7 +314,7 @@ class Binder:
                 outputs.append(CalibrationAdded(scan.uid, series.calibration))
             outputs += scan.take(frames, now)
         for capture in list(self.loose_captures):
-            allowed = (scan for scan in self.scans if capture.run in (None, scan.uid))
+            allowed = (scan for scan in self.scans if _allows(scan, capture))
             lacking = (scan for scan in allowed if scan.placement.table is None)
             fitting = (scan for scan in lacking if capture.fits(scan.plan.expected, scan.placement.per_frame))
             scan = capture.scan = next(fitting, None)
@@ -315,6 +359,7 @@ class Binder:
             if self._newest_series.scan is not None:
                 self._newest_series.scan.series_over = True
         series = self._newest_series = self._series[number] = Series(number, expected, now, now)
+        series.stray = self._unannounced
         self.loose_series.append(series)
         return series
 
@@ -328,7 +373,7 @@ class Binder:
             self._capture.over = True
             if self._capture.scan is not None:
                 self._capture.scan.capture_over = True
-        self._capture = Capture(armed_at, now)
+        self._capture = Capture(armed_at, now, stray=self._unannounced)
         self.loose_captures.append(self._capture)
         return self._capture
 
@@ -346,7 +391,7 @@ class Binder:
         return [*capture.scan.end_samples(capture.highest if capture.intact else None, now)]
 
     def _scan_for(self, series: Series) -> Scan | None:
-        allowed = [scan for scan in self.scans if series.run in (None, scan.uid)]
+        allowed = [scan for scan in self.scans if _allows(scan, series)]
         for scan in allowed:
             if scan.uid not in self._series_of and series.fits(scan.plan.expected):
                 return scan
@@ -359,6 +404,12 @@ class Binder:
             return None
         elder.scan, elder.closed = None, True
         return newest
+
+
+def _allows(scan: Scan, bound: Series | Capture) -> bool:
+    """Whether a series or a capture may be of a scan, as far as may be told before its length is."""
+    stray = bound.stray and not bound.begun and not scan.undocumented
+    return bound.run in (None, scan.uid) and not stray
 
 
 def _touch(bound: Series | Capture, now: float) -> None:

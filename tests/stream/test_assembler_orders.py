@@ -1,15 +1,17 @@
 """Whatever the three roads do, pairs equal the direct join: none is lost, none is wrong, and all is accounted for.
 
 Of every message of every road it is drawn whether it is lost, comes twice, or comes out of its order; how the roads
-interleave; whether reception begins in the middle; whether documents come at all; whether a second scan begins before
-the first has settled. The direct join of what was delivered is then the truth. `tests/benchmarks/assembler_orders.py`
-runs the same cases by the ten thousand.
+interleave; whether reception begins in the middle, or in that of a scan before; whether documents come at all; whether
+a second scan begins before the first has settled. The direct join of what was delivered is then the truth.
+`tests/benchmarks/assembler_orders.py` runs the same cases by the ten thousand.
 
 Some losses leave no way to tell, and what is asserted of them is that everything is counted and nothing is paired
 wrongly. They are, and nothing else is left out:
 
 * a series whose header and all frames but number 0 were lost: it might be the detector's warm-up;
 * a series without header that was over, its last frame lost, before the start document came: it might be a trial;
+* after a scan in whose middle reception began, a series without header and frame 0 of which something came before the
+  start document: it might still be of that; and a capture whose start was lost while its samples overtake each other;
 * a header that comes after frames of its series, when its run has been stopped: it might be of the next series;
 * of two scans that overlap: a series lost whole, or its header and its last frame (the next one would be taken for
   it), a capture whose start was lost (its samples might be those that the elder lacks), one whose end and last samples
@@ -67,11 +69,13 @@ class Desk:
         positions = {"axis0": axes[0], "axis1": axes[1], "samples_per_frame": per_frame}
         self.assembler = Assembler(PositionsConfig.model_validate(positions), AssemblyConfig(**assembly))
         self.now = 0.0
+        self.fed = []
         self.outputs = []
 
     def feed(self, *events):
         for event in events:
             self.now += 0.001
+            self.fed.append(event)
             self.outputs += self.assembler.feed(event, self.now)
 
     def wait(self, seconds):
@@ -151,6 +155,12 @@ class Sent:
         numbers = self.numbers()
         return self.headed() or (bool(numbers) and max(numbers) >= min(self.expected, 2) - 1)
 
+    def may_look_like_an_end(self, fed):
+        """Whether frames of a series whose beginning was not seen came before the start document."""
+        before = fed[: next((k for k, e in enumerate(fed) if isinstance(e, RunStarted)), len(fed))]
+        early = any(isinstance(event, Frame | FrameTimed) and event.series == self.series for event in before)
+        return early and not self.headed() and 0 not in self.numbers()
+
     def may_look_like_a_trial(self):
         return not self.headed() and self.expected - 1 not in self.numbers()
 
@@ -201,6 +211,26 @@ def simulate(draw, number, shape, per_frame, numbers) -> Sent:
     return sent
 
 
+def end_of_a_scan(draw, desk, shape, per_frame):
+    """Feed what is still received of a scan in whose middle reception began; give its frames."""
+    expected = shape[0] * shape[1]
+    numbers = range(draw.randint(1, expected - 1), expected)
+    images = [frame(4, number, 0) for number in numbers] + [SeriesEnded(4)] * draw.randint(0, 1)
+    first, end = numbers[0] * per_frame, expected * per_frame
+    edges = sorted({first, end, draw.randint(first, end)})
+    encoders = commanded_counts(draw, shape, per_frame)
+    pieces = [PositionsArrived(a, {c: encoders[c][a:b] for c in (Y, X)}) for a, b in pairwise(edges)]
+    told = draw.random() < 0.5
+    roads = [
+        *([RunStopped("z")] if told else [], images),
+        [*pieces, *([CaptureEnded(len(pieces) + 1)] if draw.random() < 0.5 else [])],
+    ]
+    interleave(draw, desk, roads)
+    if not told:
+        desk.wait(3)
+    return len(numbers)
+
+
 def commanded_counts(draw, shape, per_frame):
     """Whole counts of a raster's samples, each a little off its place."""
     (nx, ny), counts = shape, {Y: [], X: [], TIMES: []}
@@ -245,10 +275,17 @@ def run_case(draw: random.Random) -> Counter[str]:
         roads[0] = []
         tags["joined in the middle"] += 1
     fed = sum(isinstance(event, Frame) for event in roads[1])
+    followed = scans == 1 and documented and not desk.fed and draw.random() < 0.3
+    if followed:
+        fed += end_of_a_scan(draw, desk, shapes[0], per_frame)
+        if not isinstance(sent[0].positions[0] if sent[0].positions else None, CaptureStarted):
+            sent[0].positions.insert(0, CaptureStarted("armed"))
+            roads[2].insert(0, sent[0].positions[0])
+        tags["begun in the middle of the scan before"] += 1
     interleave(draw, desk, roads)
     desk.wait(draw.choice([0, 4, 40]))
     desk.finish()
-    check(desk, sent, fed, documented, tags)
+    check(desk, sent, fed, documented, followed, tags)
     return tags
 
 
@@ -262,7 +299,7 @@ def interleave(draw, desk, roads):
             desk.wait(0.001)
 
 
-def check(desk, sent, fed, documented, tags):
+def check(desk, sent, fed, documented, followed, tags):
     opened = desk.opened()
     reports = [desk.report(uid) for uid in opened]
     assert len(set(opened)) == len(opened)
@@ -280,7 +317,8 @@ def check(desk, sent, fed, documented, tags):
         assert not own or not documented or set(own) == {s.uid}
         unheard_of = not documented and not (s.headed() or s.numbers())
         no_capture = not documented and not s.positions
-        if not s.decidable() or s.may_look_like_a_trial() or unheard_of or no_capture:
+        end = followed and s.may_look_like_an_end(desk.fed)
+        if not s.decidable() or s.may_look_like_a_trial() or unheard_of or no_capture or end:
             tags["undecidable by what was lost"] += 1
             assert pairs in ({}, truth)
         else:

@@ -8,11 +8,13 @@ import pytest
 from ptyinr_stream.assembler import Assembler, Frame, Joined, Output, ScanClosed
 from ptyinr_stream.config import AssemblyConfig, PositionsConfig
 from ptyinr_stream.events import (
+    CaptureEnded,
     CaptureStarted,
     Event,
     PositionsArrived,
     RunStarted,
     RunStopped,
+    SeriesEnded,
     SeriesStarted,
 )
 
@@ -39,9 +41,16 @@ def samples() -> PositionsArrived:
     return PositionsArrived(0, {"y": np.linspace(-1, 1, N), "x": np.linspace(-1, 0.9, N)})
 
 
-def fed(*events: Event | Frame) -> tuple[Assembler, list[Output]]:
-    assembler = Assembler(POSITIONS, AssemblyConfig())
-    outputs = [output for now, event in enumerate(events) for output in assembler.feed(event, 0.01 * now)]
+def fed(*events: Event | Frame | float) -> tuple[Assembler, list[Output]]:
+    """What becomes of events that come one after the other; a number is a pause of so many seconds."""
+    assembler, outputs, now = Assembler(POSITIONS, AssemblyConfig()), [], 0.0
+    for event in events:
+        if isinstance(event, float | int):
+            now += event
+            outputs += assembler.tick(now)
+        else:
+            now += 0.01
+            outputs += assembler.feed(event, now)
     return assembler, outputs
 
 
@@ -78,3 +87,51 @@ def test_frames_from_a_file_fill_the_holes_of_the_stream() -> None:
     assert (closed.report.paired, closed.report.duplicates, closed.report.lost) == (N, 1, 0)
     assert assembler.fill("a", frames(-1), 0.3) == []
     assert assembler.counts["frames_foreign"] == N
+
+
+TAIL = range(N - 4, N)
+
+
+def tail(series: int = 7) -> list[Event | Frame]:
+    """What is still received of a scan when the daemon is started in its middle."""
+    late = PositionsArrived(TAIL.start, {"y": np.full(4, 0.5), "x": np.full(4, 0.5)})
+    images = [Frame(series, number, np.full((2, 2), 90, np.uint16)) for number in TAIL]
+    return [*images[:2], late, *images[2:]]
+
+
+@pytest.mark.parametrize("ends", [[], [SeriesEnded(7), CaptureEnded(3)]], ids=["without ends", "with ends"])
+@pytest.mark.parametrize("told", [RunStopped("unheard of"), 3.0], ids=["its stop document comes", "silence"])
+@pytest.mark.parametrize("armed", [[CaptureStarted("armed")], []], ids=["armed", "its arming is lost"])
+@pytest.mark.parametrize("headed", [[SeriesStarted(8, N)], []], ids=["headed", "its header is lost"])
+def test_the_end_of_a_scan_in_whose_middle_reception_began_is_not_taken_for_the_next_one(
+    ends: list[Event], told: Event | float, armed: list[Event], headed: list[Event]
+) -> None:
+    """The next scan has as many frames, so that their last numbers are the same."""
+    assembler, outputs = fed(*tail(), *ends, told, started("next"), *headed, *armed, *frames(8), samples())
+    batches = [output.batch for output in outputs if isinstance(output, Joined)]
+    assert sorted(joined(outputs)) == [("next", number) for number in range(N)]
+    assert sorted(int(counts[0, 0]) for batch in batches for counts in batch.counts) == list(range(N))
+    assert np.sort(np.concatenate([batch.positions_m for batch in batches])[:, 0]) == pytest.approx(
+        1e-6 * np.linspace(-1, 1, N)
+    )
+    assembler.finish()
+    assert assembler.counts["frames_foreign"] == len(TAIL)
+
+
+def test_what_comes_of_it_after_its_document_does_not_go_to_the_next_scan_either() -> None:
+    _, outputs = fed(RunStopped("unheard of"), *tail(), SeriesEnded(7), started("next"), SeriesStarted(8, N))
+    assert joined(outputs) == []
+
+
+def test_what_began_before_its_late_start_document_needs_no_beginning() -> None:
+    """The detector's subscription is slower than that to the encoders, and documents come late."""
+    _, outputs = fed(*frames(7, range(2, N)), samples(), started("a"))
+    assert sorted(joined(outputs)) == [("a", number) for number in range(2, N)]
+
+
+def test_a_late_stop_document_of_a_scan_that_is_closed_disowns_nothing() -> None:
+    _, outputs = fed(
+        *[started("a"), SeriesStarted(7, N), *frames(7), samples(), 40.0],
+        *[*frames(8, range(1, N)), RunStopped("a"), started("b"), CaptureStarted(), samples()],
+    )
+    assert sorted(joined(outputs))[N:] == [("b", number) for number in range(1, N)]
