@@ -13,6 +13,7 @@ from torch import Tensor
 from .choices import checked_probe, decided, random_reference
 from .dataset import Dataset
 from .light import SPARSE, windows_a_pixel
+from .losses import root_photons
 from .model import energy
 from .noise import Noise, estimate_noise
 from .probe_start import CONTRADICTED, SAME, SURE, ProbeStart, blind_start, disagreement, overlaps
@@ -151,7 +152,7 @@ class Beginning:
 
     def _in_photons(self, dataset: Dataset, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         counts = dataset.shown(rows)
-        photons = torch.where(counts < 0, -1, counts / self.noise.gain**0.5)
+        photons = torch.where(counts < 0, -1, root_photons(counts, self.noise))
         return photons, torch.from_numpy(dataset.corners_px[rows])
 
     def _first_rows(self, dataset: Dataset, most: int | None = None) -> NDArray[np.int64]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 LARGEST_SAMPLE = 2**21
 """Pixels that are looked at."""
+STANDS_OUT = 6.0
+"""Sigmas: half a photon is then exceeded once in seven hundred times by noise alone."""
 DARK_PART = 0.1
 """Of the pixels, the darkest: no photon falls there but by chance."""
 
@@ -31,6 +33,16 @@ class Noise:
     """Counts a photon."""
     variance: float = 0.0
     """Of the Gaussian part, in counts squared."""
+
+    @property
+    def whole_photons(self) -> bool:
+        """Whether one photon stands out of the Gaussian noise, so that photons can be counted."""
+        return self.variance > 0 and self.gain >= STANDS_OUT * self.variance**0.5
+
+    @property
+    def background(self) -> float:
+        """Photons that would scatter as the Gaussian noise does; 0 where photons are counted."""
+        return 0.0 if self.whole_photons else self.variance / self.gain**2
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.gain) and self.gain > 0 and np.isfinite(self.variance) and self.variance >= 0):

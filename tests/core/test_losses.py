@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, roughness
+from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, root_photons, roughness
 from ptyinr.noise import Noise
 
 PHOTONS = Noise()
@@ -74,6 +74,51 @@ def test_root_photons_are_what_is_compared(kind, noise):
     predicted, measured = 7.0, 4.5
     a, b = (math.sqrt(x**2 / noise.gain + noise.variance / noise.gain**2) for x in (predicted, measured))
     assert one(predicted, measured, noise, kind=kind).item() == pytest.approx(one(a, b, kind=kind).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["auto", "l2"])
+@pytest.mark.parametrize("sigmas", [0.0, 0.3, 1.0, 4.0])
+def test_what_noise_has_taken_below_zero_and_was_clipped_there_makes_nothing_darker_or_brighter(kind, sigmas):
+    """The best explanation of a pixel's counts is the light that fell on it."""
+    light = 100.0 * sigmas
+    counts = (light + np.random.default_rng(0).normal(0, 100, 100_000)).clip(0)
+    measured = torch.from_numpy(np.sqrt(counts))
+    tried = np.arange(0.0, 501.0, 5.0)
+    losses = [
+        amplitude_distance(torch.full_like(measured, p**0.5), measured, settings_of(kind=kind), Noise(1.0, 1e4)).item()
+        for p in tried
+    ]
+    assert tried[np.argmin(losses)] == pytest.approx(light, abs=5)
+
+
+def test_a_clipped_pixel_costs_the_probability_that_noise_took_it_below_zero():
+    """A quarter of it, as half squares of root photons are of the likelihood; in proportion beyond 4 sigmas."""
+    noise = Noise(2.0, 9.0)
+
+    def cost(counts):
+        sigmas = counts / math.sqrt(2.0 * counts + 9.0)
+        near = min(sigmas, 4.0)
+        return -math.log(math.erfc(near / math.sqrt(2))) / 4 + sigmas - near
+
+    for counts in (0.0, 1.0, 10.0, 200.0):
+        assert one(math.sqrt(counts), 0.0, noise).item() == pytest.approx(cost(counts), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_photons_that_stand_out_of_the_noise_are_counted(kind):
+    """A gain of a thousand counts and a sigma of a hundred: 3,100 counts are three photons, 90 are none."""
+    noise = Noise(1000.0, 1e4)
+    for counts, photons in ((3100.0, 3), (90.0, 0), (0.0, 0)):
+        there = one(math.sqrt(1500.0), math.sqrt(counts), noise, kind=kind)
+        assert there.item() == pytest.approx(one(math.sqrt(1.5), math.sqrt(photons), kind=kind).item(), rel=1e-5)
+
+
+def test_what_was_not_measured_stays_so_in_photons():
+    measured = torch.tensor([-1.0, 0.0, 10.0])
+    for noise in (PHOTONS, Noise(4.0), Noise(4.0, 100.0), Noise(4.0, 0.01)):
+        found = root_photons(measured, noise)
+        assert (found < 0).tolist() == [True, False, False]
+        assert found[2] == pytest.approx(10 / noise.gain**0.5)
 
 
 def test_the_papers_unit_does_not_look_at_the_noise():
