@@ -88,7 +88,7 @@ def test_what_noise_has_taken_below_zero_and_was_clipped_there_makes_nothing_dar
         amplitude_distance(torch.full_like(measured, p**0.5), measured, settings_of(kind=kind), Noise(1.0, 1e4)).item()
         for p in tried
     ]
-    assert tried[np.argmin(losses)] == pytest.approx(light, abs=5)
+    assert tried[int(np.argmin(losses))] == pytest.approx(light, abs=5)
 
 
 def test_a_clipped_pixel_costs_the_probability_that_noise_took_it_below_zero():
