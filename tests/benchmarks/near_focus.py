@@ -1,12 +1,12 @@
-"""A blind start near focus: `python tests/benchmarks/near_focus.py [--seconds 240] [--only swept]`.
+"""A blind start near focus: `python tests/benchmarks/near_focus.py [--jitter 0.05] [--only swept]`.
 
-HXN's measured probe (64 px, near focus) over the middle 128 px of the paper's object, 289 frames 4 px apart, no noise,
-no probe given (data: PTYINR_EXTRA_DATA). Seconds of the processor until the object's phase PSNR is 30 dB, ramp removed,
-and by the clock. One thread unless told otherwise: where other programs want the cores, a second thread spends most of
-its seconds waiting. Looks at the reconstruction, one in a second, are not counted; the search for the probe is. Rates
-stay as they are while frames arrive. `swept`: our settings; `random`: the paper's probe of random weights, all else
-ours; `published`: the published program's settings. `swept, finished`: the length of the run is known, and rates fall
-towards its end.
+HXN's measured probe (64 px, near focus) over the middle 128 px of the paper's object, 289 frames 4 px apart, on whole
+pixels or, as encoders find them, up to `--jitter` of a step beside; no noise, no probe given (data: PTYINR_EXTRA_DATA).
+Seconds of the processor until the object's phase PSNR is 30 dB, ramp removed, and by the clock. One thread unless told
+otherwise: where other programs want the cores, a second thread spends most of its seconds waiting. Looks at the
+reconstruction, one in a second, are not counted; the search for the probe is. Rates stay as they are while frames
+arrive. `swept`: our settings; `random`: the paper's probe of random weights, all else ours; `published`: the published
+program's settings. `swept, finished`: the length of the run is known, and rates fall towards its end.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seconds", type=float, default=240.0, help="until a run is given up")
     arguments.add_argument("--finish", type=float, default=60.0, help="seconds of the run whose length is known")
+    arguments.add_argument("--jitter", type=float, default=0.0, help="of a step, to each side")
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--only", default="", help="a part of the name of a run")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
-    scan = hxn_scan(SIDE, WINDOW, STEP)
+    scan = hxn_scan(SIDE, WINDOW, STEP, chosen.jitter)
     if scan is None:
         return
     ours = ptyinr.TrainerSettings()

@@ -20,7 +20,7 @@ from ptyinr.metrics import object_fidelity, overlap, probe_fidelity
 from ptyinr.optics import LaueLenses, ZonePlate, cropped, focused_probe
 from ptyinr.phantoms import phantom
 from ptyinr.registration import registered, without_ramp
-from ptyinr.scans import overlap_step, raster
+from ptyinr.scans import jittered, overlap_step, raster
 from ptyinr.simulate import Simulation, simulate
 
 WINDOW = 32
@@ -71,13 +71,17 @@ def hxn_probe(window: int) -> np.ndarray | None:
     return None if path is None else cropped(np.load(path), (window, window))
 
 
-def hxn_scan(side: int, window: int, step: int) -> Simulation | None:
-    """HXN's probe over the middle of the paper's object, a raster of whole pixels, no noise; None without the data."""
+def hxn_scan(side: int, window: int, step: int, jitter: float = 0.0) -> Simulation | None:
+    """HXN's probe over the middle of the paper's object, no noise; None without the data.
+
+    A raster of whole pixels, or one whose points lie up to `jitter` of a step beside it.
+    """
     field, probe = tungsten(side), hxn_probe(window)
     if field is None or probe is None:
         return None
     geometry = replace(GEOMETRY, window=(window, window))
-    return simulate(geometry, field, probe, raster((side - window, side - window), (step, step)))
+    corners = jittered((side - window, side - window), (step, step), np.random.default_rng(0), jitter)
+    return simulate(geometry, field, probe, corners)
 
 
 def object_of(name: str, seed: int) -> np.ndarray | None:

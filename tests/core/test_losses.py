@@ -196,6 +196,16 @@ def test_roughness_is_its_formula(kind, weight):
     assert roughness(field, settings_of(kind=kind, prior=0.1), 50).item() == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(("change", "counts"), [(0.5, 3.0), (0.5j, 1.0)])
+def test_absorption_makes_a_change_of_the_amplitude_count_more(change, counts):
+    """Neighbours at the middle +- change / 2, whatever the phase of the middle."""
+    for turn in (1, 1j, -0.6 + 0.8j):
+        field = turn * torch.tensor([[1 - change / 2, 1 + change / 2]], dtype=torch.complex128)
+        expected = math.sqrt(1 + (0.5 * counts / 0.1) ** 2) - 1
+        found = roughness(field, settings_of(kind="poisson", prior=0.1, absorption=3.0), 1)
+        assert found.item() == pytest.approx(expected)
+
+
 def test_an_edge_costs_what_its_height_and_length_do():
     """As in total variation: far beyond `prior` the cost is linear."""
     step = torch.zeros(20, 20, dtype=torch.complex128)
@@ -216,7 +226,9 @@ def test_a_loss_without_a_scale_is_refused(bad):
         LossSettings(**bad)
 
 
-@pytest.mark.parametrize("bad", [{"regularisation": -1e-2}, {"regularised_steps": -1}, {"prior": -0.1}])
+@pytest.mark.parametrize(
+    "bad", [{"regularisation": -1e-2}, {"regularised_steps": -1}, {"prior": -0.1}, {"absorption": -1.0}]
+)
 def test_a_negative_weight_is_refused(bad):
     with pytest.raises(ValueError, match="never negative"):
         LossSettings(**bad)
