@@ -31,7 +31,6 @@ blind 26.0 / 30.5, 26.4 / 30.5, 25.3 / 28.9, -; known 29.2 / 33.2, 29.8 / 33.6, 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,7 +41,6 @@ from .noise import Noise
 
 FAR_BELOW = 4.0
 """Sigmas from which on a count that was clipped costs in proportion, as other distances do."""
-LOG_HALF = -math.log(2)
 FEW_PHOTONS = 10.0
 """That share a pixel with a typical photon, itself included: below it the likelihood is the loss."""
 
@@ -117,7 +115,7 @@ def amplitude_distance(predicted: Tensor, measured: Tensor, settings: LossSettin
 
 
 def _below(predicted: Tensor, background: float) -> Tensor:
-    """What it costs that noise has taken a count below 0, where it was clipped: -log Phi(-I / sigma(I)) / 4.
+    """What it costs that noise has taken a count below 0, where it was clipped: -log(2 Phi(-I / sigma(I))) / 4.
 
     Args:
         predicted: roots of photons and `background`.
@@ -125,7 +123,8 @@ def _below(predicted: Tensor, background: float) -> Tensor:
     """
     sigmas = (predicted.square() - background) / predicted
     near = sigmas.clamp(max=FAR_BELOW)
-    return (LOG_HALF - torch.special.log_ndtr(-near)) / 4 + (sigmas - near)
+    # log(2 Phi(-x)); torch's log_ndtr takes ten times as long.
+    return (sigmas - near) - torch.erfc(near / 2**0.5).log() / 4
 
 
 def root_photons(measured: Tensor, noise: Noise) -> Tensor:
