@@ -87,7 +87,7 @@ class Beginning:
             counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
             self.noise = estimate_noise(counts, trusted)
         sparse = windows_a_pixel(dataset.corners_px[rows], self.geometry.window) < SPARSE
-        choices = decided(self.settings, amplitudes, self.noise, sparse, self.given is not None)
+        choices = decided(self.settings, amplitudes, self.noise, sparse)
         if choices.holdout_of == "pixels":
             dataset.hold_out_pixels()
         if self.given is not None:

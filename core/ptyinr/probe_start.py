@@ -25,7 +25,14 @@ What decided (2026-11-25; the Siemens star, and simulated HXN probes near focus 
   0.94 to 0.99.
 * Ten photons in the brightest pixel (285 a frame): steps towards the measured amplitudes found overlaps of 0.66 to 0.97
   (alpha 1) or diverged (alpha 0.1); steps along the likelihood, alpha 1, found 0.91 to 0.97 in eight scans of eight.
-* At window overlaps of 50 and 30 % every probe explains the frames, and the best was often wrong (overlap 0.2 to 0.5).
+* At window overlaps of 50 and 30 % every probe explains the frames, and the best was often wrong (overlap 0.2 to 0.5);
+  until 2026-11-26 focus was taken there. Now pixels kept apart judge objects that are kept smooth (`rpie`), along both
+  axes alike: a lens astigmatic by nothing but chance won otherwise. A probe that lights more pixels has more of them to
+  explain the frames with, so that a defocus of either sign beat probes near focus; whether it is near focus the width
+  of the exit waves tells (`_widths`): of focus to that of the best defocus 0.90 to 0.95 near focus, 0.74 to 0.82
+  defocused by what lights half of the window, 0.88 to 0.91 a pair of Laue lenses between the two. The paper's
+  simulations blind, 10 s of a busy core, before and now: `tungsten` 50 % 15.8 / 12.0 and 35.1 / 34.9, 30 % 14.6 / 13.5
+  and 20.7 / 23.6; `maze` 14.5 / 15.9 and 28.0 / 31.0, 13.3 / 14.5 and 14.8 / 18.0; near focus as before.
 * The probe moves after four frames, not after each: overlap with the truth at 300, 1,000, 3,000, 30,000 photons a
   frame 0.47, 0.26, 0.70, 0.995 with each, 0.39, 0.96, 0.99, 0.998 with eight (four was not tried there); near focus
   0.91 to 0.97 with each, 0.96 to 0.99 with eight; the star 0.85 to 0.94 and 0.78 to 0.88, and the same after 40 s of
@@ -42,28 +49,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .light import SPARSE, windows_a_pixel
 from .losses import FEW_PHOTONS, photons_a_pixel
-from .propagation import free_space_phases, shift_ramps
+from .propagation import free_space_phases
+from .rpie import Rpie
 from .types import ScanGeometry
 
 CANDIDATES = 20
 """Of each sign."""
 SHORTLIST = 6
-SETTLING_PASSES = 3
-"""Over the object alone, before the probe may move."""
-SHORT_PASSES = 12
+SHORT_PASSES, SPARSE_PASSES = 12, 20
+"""Of the shortlist; the second where windows hardly overlap."""
 REFINE_PASSES = 30
 """Overlap with the converged probe of the Siemens star: 0.73 after none, 0.86 after 20, 0.88 after 60 (2026-11-22)."""
-ALPHA = 0.1
-"""Of rPIE: the part of the brightest intensity in what a step is divided by. 1 where photons are few."""
-GROUP = 4
-"""Frames whose wishes are put together before the probe moves."""
-BACKGROUND = 0.1
-"""Of the mean intensity, added to both sides of a likelihood's step: a lone photon in the dark shall not rule it."""
 JUDGES = 6
 """Every sixth frame is kept apart."""
 SAME = 0.7
@@ -78,10 +78,10 @@ CONTRADICTED = 1.1
 """Disagreement from which on a probe of an earlier scan is refused."""
 RIVALS = 3
 """Candidates that a doubtful probe is compared with after refinement."""
-ROUNDS = 6
-"""Of that comparison's sweep; the worse half of the candidates leaves after each, until the rivals are left."""
-SURE_WHERE_SPARSE = 0.25
-"""The same where windows hardly overlap; below it, focus is taken."""
+NEAR_FOCUS = 0.86
+"""There focus is taken, if its width agrees so well with that of the exit waves, compared with the best defocus."""
+FAR_APART = 0.45
+"""Of the window: pixels so far apart tell what noise alone does."""
 
 
 @dataclass(frozen=True)
@@ -137,39 +137,46 @@ def blind_start(
         ValueError: the frames hold no photons, or none but at the zero frequency.
     """
     mean, phases, coarse, few = _set_up(amplitudes, corners_px, geometry)
+    sparse = windows_a_pixel(corners_px.numpy(), geometry.window) < SPARSE
+    if sparse:
+        coarse = _Coarse(amplitudes, corners_px, mean, phases)
     sweep = [0.0, *sweep_range(mean, phases[0] + phases[1])]
     tried: dict[tuple[float, float], float] = {}
 
     def best(pairs: list[tuple[float, float]]) -> tuple[float, float]:
         new = [pair for pair in pairs if pair not in tried]
-        errors = _Rpie(_defocused(coarse.mean, coarse.phases, new), coarse.amplitudes, coarse.corners, few).sweep(
-            random
-        )
-        tried.update(zip(new, errors.tolist(), strict=True))
+        probes = _defocused(coarse.mean, coarse.phases, new)
+        engine = Rpie(probes, coarse.amplitudes, coarse.corners, few, sparse=sparse)
+        tried.update(zip(new, engine.sweep(random).tolist(), strict=True))
         return min(tried, key=lambda pair: tried[pair])
 
     pair = best([(z, z) for z in sweep])
-    pair = best([(z, pair[1]) for z in sweep])
-    best([(pair[0], z) for z in sweep])
+    if not sparse:
+        pair = best([(z, pair[1]) for z in sweep])
+        best([(pair[0], z) for z in sweep])
     answers = _shortlist(tried, coarse.mean, coarse.phases)
     shortlist = _defocused(coarse.mean, coarse.phases, answers)
-    engine = _Rpie(shortlist, coarse.amplitudes, coarse.corners, few, judges=JUDGES)
-    engine.refine(SHORT_PASSES, random)
+    engine = Rpie(shortlist, coarse.amplitudes, coarse.corners, few, JUDGES, sparse)
+    engine.refine(SPARSE_PASSES if sparse else SHORT_PASSES, random)
     errors = engine.judged()
     first = int(errors.argmin())
     apart = overlaps(engine.probes[first : first + 1], engine.probes)[0].cpu() < SAME
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
-    if confidence < SURE_WHERE_SPARSE and windows_a_pixel(corners_px.numpy(), geometry.window) < SPARSE:
-        # Frames that hardly overlap fit any probe; a beamline works near focus.
-        first, confidence = answers.index((0.0, 0.0)), 0.0
+    if sparse:
+        agreeing = _widths(amplitudes, _defocused(mean, phases, [(z, z) for z in sweep]))
+        if agreeing[0] >= NEAR_FOCUS * agreeing.max():
+            first, confidence = answers.index((0.0, 0.0)), 0.0
     if len(amplitudes) <= JUDGES:
         confidence = 0.0  # no frame was kept apart, and any probe explains the frames it was fitted to
 
-    engine = _Rpie(_defocused(mean, phases, answers[first : first + 1]), amplitudes, corners_px, few)
-    engine.refine(REFINE_PASSES, random)
+    probes = engine.probes[first : first + 1]
+    if not sparse:
+        engine = Rpie(_defocused(mean, phases, answers[first : first + 1]), amplitudes, corners_px, few)
+        engine.refine(REFINE_PASSES, random)
+        probes = engine.probes
     error = float(errors[first])
-    probe = centred(engine.probes[0])[None]
+    probe = centred(probes[0])[None]
     # The engine is free to move brightness between probe and object; the model's object starts at 1.
     probe = probe * (mean.sum() / probe.abs().square().sum()).sqrt()
     return ProbeStart(probe, answers[first], error, confidence, len(amplitudes))
@@ -206,10 +213,10 @@ def disagreement(
     given = torch.fft.ifft2(_middle(spectrum, list(coarse.mean.shape)), norm="ortho")
     given = given * (coarse.mean.sum() / given.abs().square().sum()).sqrt()
     probes = torch.cat([given[None].to(torch.complex64), _defocused(coarse.mean, coarse.phases, pairs)])
-    left, errors = _Rpie(probes, coarse.amplitudes, coarse.corners, few).knock_out(random, 1 + RIVALS)
+    left, errors = Rpie(probes, coarse.amplitudes, coarse.corners, few).knock_out(random, 1 + RIVALS)
     if errors[0] < errors[1:].min():
         return float(errors[0] / errors[1:].min().clamp(min=1e-12))
-    engine = _Rpie(probes[left], coarse.amplitudes, coarse.corners, few, judges=JUDGES)
+    engine = Rpie(probes[left], coarse.amplitudes, coarse.corners, few, judges=JUDGES)
     engine.refine(SHORT_PASSES, random)
     errors = engine.judged()
     return float(errors[0] / errors[1:].min().clamp(min=1e-12))
@@ -317,6 +324,25 @@ def _defocused(mean: Tensor, phases: list[Tensor], defoci_m: list[tuple[float, f
     return torch.stack([centred(probe) for probe in probes])
 
 
+def _widths(amplitudes: Tensor, probes: Tensor) -> Tensor:
+    """How well the width of each probe (k, h, w) agrees with that of the exit waves: (k,), at most 1.
+
+    A pattern's Fourier transform is the autocorrelation of its exit wave. What of it changes from frame to frame
+    reaches as far as the probe is wide, whatever the sample: with a random one |dA(r)|^2 goes as the autocorrelation of
+    |P|^2. So this needs no overlap; it does not tell the sign of a defocus. White noise is the same for all r.
+    """
+    intensities = amplitudes.clamp(min=0).square()
+    changes = torch.where(amplitudes >= 0, intensities - _mean_intensity(amplitudes), 0)
+    measured = torch.fft.ifft2(changes).abs().square().mean(0)
+    h, w = measured.shape
+    apart = (torch.fft.fftfreq(h)[:, None].square() + torch.fft.fftfreq(w)[None, :].square()).to(measured.device)
+    measured = (measured - measured[apart > FAR_APART**2].quantile(0.2)).clamp(min=0)
+    expected = torch.fft.ifft2(torch.fft.fft2(probes.abs().square()).abs().square()).real.clamp(min=0)
+    measured, expected = (each.sqrt() * (apart > 0) for each in (measured, expected))
+    norms = torch.linalg.vector_norm(expected, dim=(1, 2)) * torch.linalg.vector_norm(measured)
+    return ((expected * measured).sum((1, 2)) / norms.clamp(min=1e-30)).cpu()
+
+
 def centred(probe: Tensor) -> Tensor:
     """(h, w) rolled by whole pixels so that its intensity's centre of mass (on the circle) lies in the middle."""
     intensity = probe.real.square() + probe.imag.square()
@@ -327,105 +353,3 @@ def centred(probe: Tensor) -> Tensor:
         mean = torch.atan2((profile * angle.sin()).sum(), (profile * angle.cos()).sum())
         shifts.append(n // 2 - round(float(mean) / (2 * np.pi) * n))
     return torch.roll(probe, shifts, (0, 1))
-
-
-class _Rpie:
-    """rPIE of k independent reconstructions at once; the probes are kept as spectra, where a shift is a product."""
-
-    def __init__(
-        self, probes: Tensor, amplitudes: Tensor, corners_px: Tensor, few_photons: bool, judges: int = 0
-    ) -> None:
-        """`probes` (k, h, w), `amplitudes` (n, h, w), `corners_px` (n, 2); every `judges`-th frame is kept apart.
-
-        With few photons a step follows their likelihood instead of replacing amplitudes.
-        """
-        self._likelihood, self._alpha = few_photons, 1.0 if few_photons else ALPHA
-        corners = corners_px - corners_px.floor().min(0).values
-        self._corners = corners.floor().long()
-        offsets = (corners - corners.floor()).to(probes.device, torch.float32)
-        self._ramps = shift_ramps(offsets, probes.shape[-2], probes.shape[-1])
-        self._amplitudes = amplitudes
-        frames = np.arange(len(amplitudes))
-        self._apart = frames % judges == judges // 2 if judges and len(amplitudes) > judges else frames < 0
-        self._spectra = torch.fft.fft2(probes)
-        shape = (self._corners.max(0).values + torch.tensor(probes.shape[-2:])).tolist()
-        self._fields = torch.ones((len(probes), *shape), dtype=probes.dtype, device=probes.device)
-
-    @property
-    def probes(self) -> Tensor:
-        """(k, h, w) complex64."""
-        return torch.fft.ifft2(self._spectra)
-
-    def sweep(self, random: np.random.Generator) -> Tensor:
-        """Show the object every frame once, in random order: (k,) mean errors before each was used."""
-        return self._shown(random.permutation(len(self._amplitudes))).cpu() / len(self._amplitudes)
-
-    def knock_out(self, random: np.random.Generator, least: int) -> tuple[Tensor, Tensor]:
-        """As `sweep`, but the worse half of the candidates leaves in every round until `least` are left.
-
-        The first never leaves. Returns which are left, (m,), and their errors, (m,).
-        """
-        left = torch.arange(len(self._spectra))
-        total = torch.zeros(len(left))
-        for part in np.array_split(random.permutation(len(self._amplitudes)), ROUNDS):
-            total = total + self._shown(part).cpu()
-            better = 1 + total[1:].argsort()[: max(least, len(left) // 2) - 1].sort().values
-            stay = torch.cat([torch.zeros(1, dtype=torch.long), better])
-            left, total = left[stay], total[stay]
-            self._spectra, self._fields = (each[stay.to(each.device)] for each in (self._spectra, self._fields))
-        return left, total / len(self._amplitudes)
-
-    def _shown(self, frames: NDArray[np.int64]) -> Tensor:
-        """Show the object some frames: (k,) sums of the errors before each was used."""
-        total = torch.zeros(len(self._spectra), device=self._spectra.device)
-        for j in frames.tolist():
-            window, probes, change, errors = self._changed(j)
-            window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
-            total += errors
-        return total
-
-    def refine(self, passes: int, random: np.random.Generator) -> None:
-        """Update objects, then probes too, with the frames that are not kept apart."""
-        shown = np.flatnonzero(~self._apart)
-        for step in range(SETTLING_PASSES + passes):
-            for group in np.array_split(random.permutation(shown), -(-len(shown) // GROUP)):
-                wanted, power = torch.zeros_like(self._spectra), torch.zeros_like(self._spectra.real)
-                for j in group.tolist():
-                    window, probes, change, _ = self._changed(j)
-                    wanted += torch.fft.fft2(window.conj() * change) * self._ramps[j].conj()
-                    power += window.real.square() + window.imag.square()
-                    window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
-                if step >= SETTLING_PASSES:
-                    self._spectra += torch.fft.fft2(torch.fft.ifft2(wanted) / self._softened(power))
-
-    def judged(self) -> Tensor:
-        """Relative squared errors (k,) of the frames kept apart, or of all if there are none."""
-        frames = np.flatnonzero(self._apart) if self._apart.any() else np.arange(len(self._amplitudes))
-        return torch.stack([self._predict(j)[2] for j in frames.tolist()]).mean(0).cpu()
-
-    def _predict(self, j: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The window of the fields and the probes that frame `j` sees, and with what errors (k,)."""
-        measured, (row, column) = self._amplitudes[j], self._corners[j].tolist()
-        h, w = measured.shape
-        window = self._fields[:, row : row + h, column : column + w]
-        probes = torch.fft.ifft2(self._spectra * self._ramps[j])
-        self._waves = torch.fft.fft2(probes * window, norm="ortho")
-        self._predicted = self._waves.abs()
-        self._wanted = torch.where(measured >= 0, measured, self._predicted)
-        squares = (self._predicted - self._wanted).square().sum((1, 2))
-        return window, probes, squares / self._wanted.square().sum((1, 2)).clamp(min=1e-12)
-
-    def _changed(self, j: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What frame `j` sees, as `_predict`, and between them how its exit waves (k, h, w) ought to change."""
-        window, probes, errors = self._predict(j)
-        if self._likelihood:
-            intensity = self._predicted.square()
-            background = BACKGROUND * intensity.mean((1, 2), keepdim=True) + 1e-12
-            factor = ((self._wanted.square() + background) / (intensity + background) - 1) / 2
-        else:
-            factor = self._wanted / self._predicted.clamp(min=1e-6) - 1
-        return window, probes, torch.fft.ifft2(factor * self._waves, norm="ortho"), errors
-
-    def _softened(self, power: Tensor) -> Tensor:
-        """What a step is divided by: the brightness of the other factor (k, h, w), nowhere near 0."""
-        return torch.lerp(power.amax((1, 2), keepdim=True), power, 1 - self._alpha)

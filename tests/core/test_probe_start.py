@@ -17,7 +17,6 @@ from ptyinr.probe_start import (
     _bright,
     _defocused,
     _middle,
-    _Rpie,
     _set_up,
     blind_start,
     centred,
@@ -25,7 +24,8 @@ from ptyinr.probe_start import (
     sweep_range,
 )
 from ptyinr.propagation import free_space_phases
-from ptyinr.scans import jittered
+from ptyinr.rpie import Rpie
+from ptyinr.scans import jittered, raster
 from ptyinr.simulate import SimulatedNoise
 from ptyinr.simulate import simulate as measured
 from ptyinr.types import HC_KEV_M
@@ -106,6 +106,29 @@ def test_near_focus_the_probe_is_found_whatever_the_defocus_is_called(defocus_m)
     assert overlap(start.probe[0].numpy(), truth) > 0.94
 
 
+def where_windows_hardly_overlap(defocus_m):
+    """A start in the 25 frames of half a window's step, and the true probe: without noise, which is not the matter."""
+    lens = ZonePlate(100e-6, 87e-9, 30e-6)
+    probe = focused_probe(lens, GEOMETRY, defocus_m=defocus_m, photons=6e6)
+    scan = measured(
+        GEOMETRY, phantom("maze", (96, 96)), probe, raster((64, 64), (16, 16)), noise=SimulatedNoise("none")
+    )
+    return found(scan.counts, scan.positions_px, GEOMETRY), scan.probe[0]
+
+
+@pytest.mark.parametrize("defocus_m", [4e-4, -4e-4])
+def test_a_defocus_is_found_with_its_sign_where_windows_hardly_overlap(defocus_m):
+    start, truth = where_windows_hardly_overlap(defocus_m)
+    assert overlap(start.probe[0].numpy(), truth) > 0.9
+    assert all(0.7 < z / defocus_m < 1.4 for z in start.defocus_m)
+
+
+def test_where_windows_hardly_overlap_a_probe_near_focus_is_not_taken_for_a_wider_one():
+    start, truth = where_windows_hardly_overlap(5e-5)
+    assert start.defocus_m == (0.0, 0.0)
+    assert overlap(start.probe[0].numpy(), truth) > 0.9
+
+
 def test_it_is_sure_where_the_data_tell_and_unsure_where_they_cannot(scan):
     assert started(scan).confidence >= SURE
     place = np.zeros((60, 2))  # no two frames differ in what they see
@@ -165,8 +188,8 @@ def test_candidates_that_are_not_knocked_out_have_the_errors_of_a_whole_sweep(sc
     mean, phases, *_ = _set_up(amplitudes, corners, scan.geometry)
     # The first, which always stays, is focus: wrong here.
     probes = _defocused(mean, phases, [(z, z) for z in (0.0, *sweep_range(mean, phases[0] + phases[1]))])
-    errors = _Rpie(probes, amplitudes, corners, False).sweep(np.random.default_rng(0))
-    left, theirs = _Rpie(probes, amplitudes, corners, False).knock_out(np.random.default_rng(0), 3)
+    errors = Rpie(probes, amplitudes, corners, False).sweep(np.random.default_rng(0))
+    left, theirs = Rpie(probes, amplitudes, corners, False).knock_out(np.random.default_rng(0), 3)
     assert len(left) == 3
     assert left[0] == 0
     assert int(errors.argmin()) in left
