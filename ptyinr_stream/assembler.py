@@ -295,7 +295,7 @@ class Assembler:
             scan.documented, scan.last = True, now
         elif uid != self._binder.passed_over:
             self.counts["documents_foreign"] += 1
-            if uid not in self._announced:
+            if uid not in self._announced and not self._scans and self._awaiting is None:
                 self._binder.disown()
         return scan
 

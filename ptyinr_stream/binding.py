@@ -115,8 +115,10 @@ class Capture:
 
     def begins_again(self, first: int, channels: Channels, now: float) -> bool:
         """Whether samples are of the next one, whose start was lost."""
-        bygone = not self.begun and (self.stray or now - self.last >= _SILENT_S)
-        return (bygone and first < self.lowest) or self.samples.contradicts(first, channels)
+        silent = now - self.last >= _SILENT_S
+        if not self.begun and ((self.stray and silent) or ((self.stray or silent) and first < self.lowest)):
+            return True
+        return self.samples.contradicts(first, channels)
 
     @property
     def intact(self) -> bool:

@@ -78,6 +78,8 @@ CONTRADICTED = 1.1
 """Disagreement from which on a probe of an earlier scan is refused."""
 RIVALS = 3
 """Candidates that a doubtful probe is compared with after refinement."""
+COARSE = 64
+"""Window from which on candidates are compared at a coarser pixel where windows hardly overlap, too."""
 NEAR_FOCUS = 0.86
 """There focus is taken, if its width agrees so well with that of the exit waves, compared with the best defocus."""
 FAR_APART = 0.45
@@ -138,7 +140,7 @@ def blind_start(
     """
     mean, phases, coarse, few = _set_up(amplitudes, corners_px, geometry)
     sparse = windows_a_pixel(corners_px.numpy(), geometry.window) < SPARSE
-    if sparse:
+    if sparse and max(geometry.window) < COARSE:
         coarse = _Coarse(amplitudes, corners_px, mean, phases)
     sweep = [0.0, *sweep_range(mean, phases[0] + phases[1])]
     tried: dict[tuple[float, float], float] = {}
@@ -150,7 +152,8 @@ def blind_start(
         tried.update(zip(new, engine.sweep(random).tolist(), strict=True))
         return min(tried, key=lambda pair: tried[pair])
 
-    pair = best([(z, z) for z in sweep])
+    near = sparse and _near_focus(amplitudes, _defocused(mean, phases, [(z, z) for z in sweep]))
+    pair = best([(z, z) for z in ([0.0] if near else sweep)])
     if not sparse:
         pair = best([(z, pair[1]) for z in sweep])
         best([(pair[0], z) for z in sweep])
@@ -163,12 +166,10 @@ def blind_start(
     apart = overlaps(engine.probes[first : first + 1], engine.probes)[0].cpu() < SAME
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
-    if sparse:
-        agreeing = _widths(amplitudes, _defocused(mean, phases, [(z, z) for z in sweep]))
-        if agreeing[0] >= NEAR_FOCUS * agreeing.max():
-            first, confidence = answers.index((0.0, 0.0)), 0.0
-    if len(amplitudes) <= JUDGES:
-        confidence = 0.0  # no frame was kept apart, and any probe explains the frames it was fitted to
+    if near or len(amplitudes) <= JUDGES:
+        confidence = (
+            0.0  # nothing was compared; or no frame was kept apart, and any probe explains what it was fitted to
+        )
 
     probes = engine.probes[first : first + 1]
     if not sparse:
@@ -322,6 +323,12 @@ def _defocused(mean: Tensor, phases: list[Tensor], defoci_m: list[tuple[float, f
     waves = torch.polar(mean.double().sqrt().expand_as(turns), turns)
     probes = torch.fft.fftshift(torch.fft.ifft2(waves, norm="ortho"), dim=(1, 2)).to(torch.complex64)
     return torch.stack([centred(probe) for probe in probes])
+
+
+def _near_focus(amplitudes: Tensor, probes: Tensor) -> bool:
+    """Whether the exit waves are nearly as wide as the first probe, in focus, and not as one of the others."""
+    agreeing = _widths(amplitudes, probes)
+    return bool(agreeing[0] >= NEAR_FOCUS * agreeing.max())
 
 
 def _widths(amplitudes: Tensor, probes: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ ROUNDS = 6
 """Of `knock_out`; the worse half of the candidates leaves after each, until as few are left as are wanted."""
 SPARSE_SWEEPS = 10
 """Passes of a sweep over sparse frames."""
+DIM = 0.1
+"""Of the mean energy: the least by which a frame's error is divided."""
 PIXELS_APART = 0.1
 """The part of the pixels that judges there."""
 SMOOTH_PX = 0.8
@@ -68,6 +70,10 @@ class Rpie:
             self._amplitudes, self._judging = amplitudes.where(~pixels, -1), amplitudes.where(pixels, -1)
         elif judges and len(amplitudes) > judges:
             self._apart = frames % judges == judges // 2
+        # A frame that came without light, or whose judging pixels did, shall not decide by the light that is predicted.
+        self._least, self._least_judging = (
+            max(1e-12, DIM * float(_energy(each).mean())) for each in (self._amplitudes, self._judging)
+        )
         self._spectra = torch.fft.fft2(probes)
         shape = (self._corners.max(0).values + torch.tensor(probes.shape[-2:])).tolist()
         self._fields = torch.ones((len(probes), *shape), dtype=probes.dtype, device=probes.device)
@@ -134,15 +140,20 @@ class Rpie:
         h, w = self._fields.shape[1:]
         squares = torch.fft.fftfreq(h)[:, None].square() + torch.fft.fftfreq(w)[None, :].square()
         kept = torch.exp(-2 * (torch.pi * SMOOTH_PX) ** 2 * squares).to(self._fields.device)
-        self._fields = torch.fft.ifft2(torch.fft.fft2(self._fields) * kept).contiguous()
+        for field in self._fields:  # one at a time: forty of them may be large
+            field.copy_(torch.fft.ifft2(torch.fft.fft2(field) * kept))
 
     def judged(self) -> Tensor:
         """Relative squared errors (k,) of the frames or pixels kept apart, or of all if there are none."""
         frames = np.flatnonzero(self._apart) if self._apart.any() else np.arange(len(self._amplitudes))
-        return torch.stack([self._predict(j, self._judging[j])[2] for j in frames.tolist()]).mean(0).cpu()
+        return (
+            torch.stack([self._predict(j, self._judging[j], self._least_judging)[2] for j in frames.tolist()])
+            .mean(0)
+            .cpu()
+        )
 
-    def _predict(self, j: int, measured: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The window of the fields and the probes that frame `j` sees, and with what errors (k,)."""
+    def _predict(self, j: int, measured: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The window of the fields and the probes that frame `j` sees, and with what errors (k,) of at `least` so much."""
         row, column = self._corners[j].tolist()
         h, w = measured.shape
         window = self._fields[:, row : row + h, column : column + w]
@@ -151,11 +162,11 @@ class Rpie:
         self._predicted = self._waves.abs()
         self._wanted = torch.where(measured >= 0, measured, self._predicted)
         squares = (self._predicted - self._wanted).square().sum((1, 2))
-        return window, probes, squares / measured.clamp(min=0).square().sum().clamp(min=1e-12)
+        return window, probes, squares / _energy(measured).clamp(min=least)
 
     def _changed(self, j: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What frame `j` sees, as `_predict`, and between them how its exit waves (k, h, w) ought to change."""
-        window, probes, errors = self._predict(j, self._amplitudes[j])
+        window, probes, errors = self._predict(j, self._amplitudes[j], self._least)
         if self._likelihood:
             intensity = self._predicted.square()
             background = BACKGROUND * intensity.mean((1, 2), keepdim=True) + 1e-12
@@ -167,3 +178,8 @@ class Rpie:
     def _softened(self, power: Tensor) -> Tensor:
         """What a step is divided by: the brightness of the other factor (k, h, w), nowhere near 0."""
         return torch.lerp(power.amax((1, 2), keepdim=True), power, 1 - self._alpha)
+
+
+def _energy(amplitudes: Tensor) -> Tensor:
+    """Photons of each frame (..., h, w)."""
+    return amplitudes.clamp(min=0).square().sum((-2, -1))

@@ -129,6 +129,18 @@ def test_where_windows_hardly_overlap_a_probe_near_focus_is_not_taken_for_a_wide
     assert overlap(start.probe[0].numpy(), truth) > 0.9
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_frame_that_came_without_light_does_not_decide(scan, sparse):
+    """Its error would else be all the light that is predicted, over none."""
+    corners = torch.from_numpy(window_corners_px(scan.positions_m[:30], scan.geometry, scan.scan_range))
+    amplitudes = torch.from_numpy(np.sqrt(np.fft.ifftshift(scan.counts[:30], axes=(1, 2)))).float()
+    amplitudes[7] = 0
+    probes = torch.from_numpy(np.stack([scan.probe, 3 * scan.probe.conj()])).to(torch.complex64)
+    errors = Rpie(probes, amplitudes, corners, False, sparse=sparse).sweep(np.random.default_rng(0))
+    assert errors.max() < 100
+    assert errors[0] < errors[1]
+
+
 def test_it_is_sure_where_the_data_tell_and_unsure_where_they_cannot(scan):
     assert started(scan).confidence >= SURE
     place = np.zeros((60, 2))  # no two frames differ in what they see

@@ -123,6 +123,18 @@ def test_what_comes_of_it_after_its_document_does_not_go_to_the_next_scan_either
     assert joined(outputs) == []
 
 
+def test_a_capture_whose_first_messages_are_lost_is_not_the_end_of_the_scan_before() -> None:
+    late = PositionsArrived(2, {"y": np.linspace(0, 1, N - 2), "x": np.linspace(0, 0.9, N - 2)})
+    few = PositionsArrived(0, {"y": np.full(2, 0.5), "x": np.full(2, 0.5)})
+    _, outputs = fed(PositionsArrived(1, few.channels), 3.0, started("a"), SeriesStarted(8, N), late, *frames(8))
+    assert sorted(joined(outputs)) == [("a", number) for number in range(2, N)]
+
+
+def test_a_stop_document_of_another_instrument_disowns_nothing_of_an_open_scan() -> None:
+    _, outputs = fed(started("a"), RunStopped("unheard of"), *frames(7, range(1, N)), CaptureStarted(), samples())
+    assert sorted(joined(outputs)) == [("a", number) for number in range(1, N)]
+
+
 def test_what_began_before_its_late_start_document_needs_no_beginning() -> None:
     """The detector's subscription is slower than that to the encoders, and documents come late."""
     _, outputs = fed(*frames(7, range(2, N)), samples(), started("a"))
