@@ -167,13 +167,13 @@ def blind_start(
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
     if near or len(amplitudes) <= JUDGES:
-        confidence = (
-            0.0  # nothing was compared; or no frame was kept apart, and any probe explains what it was fitted to
-        )
+        # Nothing was compared, or only by frames that a probe was fitted to: any explains those.
+        confidence = 0.0
 
     probes = engine.probes[first : first + 1]
-    if not sparse:
-        engine = Rpie(_defocused(mean, phases, answers[first : first + 1]), amplitudes, corners_px, few)
+    if not sparse or coarse.mean is not mean:
+        began = _defocused(mean, phases, answers[first : first + 1])
+        engine = Rpie(began, amplitudes, corners_px, few, sparse=sparse)
         engine.refine(REFINE_PASSES, random)
         probes = engine.probes
     error = float(errors[first])

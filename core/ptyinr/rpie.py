@@ -153,7 +153,7 @@ class Rpie:
         )
 
     def _predict(self, j: int, measured: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The window of the fields and the probes that frame `j` sees, and with what errors (k,) of at `least` so much."""
+        """The window of the fields and the probes that frame `j` sees, and with what errors (k,) of `least` or more."""
         row, column = self._corners[j].tolist()
         h, w = measured.shape
         window = self._fields[:, row : row + h, column : column + w]
