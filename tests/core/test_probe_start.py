@@ -123,6 +123,17 @@ def test_a_defocus_is_found_with_its_sign_where_windows_hardly_overlap(defocus_m
     assert all(0.7 < z / defocus_m < 1.4 for z in start.defocus_m)
 
 
+def test_larger_windows_are_compared_at_a_coarser_pixel_and_refined_at_their_own():
+    geometry = ScanGeometry(HC_KEV_M / 10, 1.0, 55e-6, (64, 64))
+    probe = focused_probe(ZonePlate(100e-6, 87e-9, 30e-6), geometry, defocus_m=-8e-4, photons=6e6)
+    corners = raster((128, 128), (32, 32))
+    noise = SimulatedNoise("none")
+    scan = measured(geometry, phantom("maze", (192, 192)), probe, corners, noise=noise)
+    start = found(scan.counts, scan.positions_px, geometry)
+    assert start.probe.shape == (1, 64, 64)
+    assert overlap(start.probe[0].numpy(), scan.probe[0]) > 0.9
+
+
 def test_where_windows_hardly_overlap_a_probe_near_focus_is_not_taken_for_a_wider_one():
     start, truth = where_windows_hardly_overlap(5e-5)
     assert start.defocus_m == (0.0, 0.0)
