@@ -51,8 +51,8 @@ class Series:
     over: bool = False
     highest: int = -1
     """The highest frame number seen."""
-    begun: bool = False
-    """Whether its header or frame 0 was seen."""
+    lowest: int = MOST_SAMPLES
+    """The lowest frame number seen."""
     stray: bool = False
     """Whether it is of no run that is announced, unless it has `begun`."""
     waiting: deque[tuple[float, Frame]] = field(default_factory=deque)
@@ -62,6 +62,11 @@ class Series:
     """What its first frames told of all of them."""
     run: str | None = None
     """The uid of the only run it may be bound to."""
+
+    @property
+    def begun(self) -> bool:
+        """Whether its header or frame 0 was seen."""
+        return self.headed or self.lowest == 0
 
     def overtook(self, expected: int | None, now: float) -> bool:
         """Whether a header of so many frames may be its own, which its frames overtook."""
@@ -114,11 +119,9 @@ class Capture:
         return self.started or self.lowest == 0
 
     def begins_again(self, first: int, channels: Channels, now: float) -> bool:
-        """Whether samples are of the next one, whose start was lost."""
-        silent = now - self.last >= _SILENT_S
-        if not self.begun and ((self.stray and silent) or ((self.stray or silent) and first < self.lowest)):
-            return True
-        return self.samples.contradicts(first, channels)
+        """Whether samples are of the next one, whose start was lost: they contradict, or two of three signs tell."""
+        signs = (self.stray, now - self.last >= _SILENT_S, first < self.lowest)
+        return (not self.begun and sum(signs) >= 2) or self.samples.contradicts(first, channels)
 
     @property
     def intact(self) -> bool:
@@ -192,13 +195,12 @@ class Binder:
         """Take a series' header."""
         series = self._series.get(event.series)
         if series is not None and series.overtook(event.expected, now):
-            # It was overtaken by its frames.
-            series.headed, series.begun, series.expected = True, True, event.expected
+            series.headed, series.expected = True, event.expected  # it was overtaken by its frames
             if series.scan is not None:
                 series.scan.headed = True
         elif series is None or series.highest >= 0 or series.over or series.expected != event.expected:
             series = self._begin_series(event.series, event.expected, now)  # else it came twice
-            series.headed, series.begun, series.run = True, True, event.run
+            series.headed, series.run = True, event.run
         series.header = event.header or series.header
         outputs = self.bind(now)
         documented = self.scans and not self.scans[-1].undocumented
@@ -218,7 +220,7 @@ class Binder:
     def take_frame(self, frame: Frame, now: float) -> list[Output]:
         """Take a frame."""
         series = self._series.get(frame.series) or self._begin_series(frame.series, None, now)
-        series.highest, series.begun = max(series.highest, frame.frame), series.begun or frame.frame == 0
+        series.highest, series.lowest = max(series.highest, frame.frame), min(series.lowest, frame.frame)
         _touch(series, now)
         if series.closed:
             self._counts["frames_foreign"] += 1

@@ -151,9 +151,7 @@ class Beginning:
         return replace(start, probe=start.probe * self.noise.gain**0.5)
 
     def _in_photons(self, dataset: Dataset, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        counts = dataset.shown(rows)
-        photons = torch.where(counts < 0, -1, root_photons(counts, self.noise))
-        return photons, torch.from_numpy(dataset.corners_px[rows])
+        return root_photons(dataset.shown(rows), self.noise), torch.from_numpy(dataset.corners_px[rows])
 
     def _first_rows(self, dataset: Dataset, most: int | None = None) -> NDArray[np.int64]:
         """Frames that a probe is found in, or scaled to: neighbours around the middle one of those that came.

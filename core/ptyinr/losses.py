@@ -128,10 +128,10 @@ def _below(predicted: Tensor, background: float) -> Tensor:
 
 
 def root_photons(measured: Tensor, noise: Noise) -> Tensor:
-    """Root photons of root counts, of whole photons where noise cannot hide one; below 0 stays below 0."""
-    if not noise.whole_photons:
-        return measured if noise.gain == 1 else measured / noise.gain**0.5
-    return torch.where(measured < 0, -1, (measured.square() / noise.gain).round().sqrt())
+    """Root photons of root counts, of whole photons where noise cannot hide one; -1 where nothing was measured."""
+    whole = noise.whole_photons
+    roots = (measured.square() / noise.gain).round().sqrt() if whole else measured / noise.gain**0.5
+    return torch.where(measured < 0, -1, roots)
 
 
 def roughness(field: Tensor, settings: LossSettings, measurements: int) -> Tensor:
