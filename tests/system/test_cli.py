@@ -305,15 +305,13 @@ def test_check_says_a_line_for_every_part_when_all_is_well(command, tmp_path):
     )
 
 
-def test_check_shakes_hands_with_a_sender_and_fails_when_one_is_missing(command, tmp_path, taken_port):
+def test_check_shakes_hands_with_a_sender_and_fails_when_one_is_missing(command, tmp_path, closed_port):
     with zmq.Context() as context, context.socket(zmq.PUB) as publisher:
         port = publisher.bind_to_random_port("tcp://127.0.0.1")
-        with socket.create_server(("127.0.0.1", 0)) as short_lived:
-            closed = short_lived.getsockname()[1]
         config = configuration(
             tmp_path,
             documents=f'endpoint = "tcp://127.0.0.1:{port}"',
-            positions=f'endpoint = "tcp://127.0.0.1:{closed}"',
+            positions=f'endpoint = "tcp://127.0.0.1:{closed_port}"',
         )
         ended = command("check", "--config", config, "--timeout", "2")
     assert ended.status == 1
@@ -321,7 +319,7 @@ def test_check_shakes_hands_with_a_sender_and_fails_when_one_is_missing(command,
     assert verdicts["documents"][0] == "ok"
     assert "the handshake succeeds" in verdicts["documents"][1]
     assert verdicts["positions"] == (
-        "FAIL", f"tcp://127.0.0.1:{closed}: the machine is there, but nobody listens on this port",
+        "FAIL", f"tcp://127.0.0.1:{closed_port}: the machine is there, but nobody listens on this port",
     )  # fmt: skip
     assert verdicts["tiled"][0] == "ok"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -73,9 +75,12 @@ class Killable:
 
 
 def free_port() -> int:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    """A port that no socket is given by itself, so that it is still free when the daemon comes back."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+    raise OSError("a hundred ports of this machine are taken")
 
 
 def configured(folder: Path, endpoints: Endpoints, port: int, training: str) -> Path:

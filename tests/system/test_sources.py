@@ -17,6 +17,7 @@ from zmq.utils import z85
 from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import StreamConfig
 from ptyinr_stream.errors import ConfigError, EndpointError
+from ptyinr_stream.sources import probing
 from ptyinr_stream.sources.probing import probe
 from ptyinr_stream.sources.zeromq import Receiver
 
@@ -268,13 +269,21 @@ def test_the_status_says_what_there_is_to_know(sender: Senders, inbox: Inbox) ->
     assert status["bytes"] >= 8
 
 
-def test_a_closed_port_is_told_from_one_that_is_no_zeromq() -> None:
+def test_a_closed_port_is_told_from_one_that_is_no_zeromq(closed_port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         endpoint = f"tcp://127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(EndpointError, match="not as ZeroMQ does"):
             probe(stream(endpoint), timeout_s=0.5)
     with pytest.raises(EndpointError, match="nobody listens"):
-        probe(stream(endpoint))
+        probe(stream(f"tcp://127.0.0.1:{closed_port}"))
+
+
+def test_a_sender_that_ends_while_it_is_looked_at_is_told_from_one_that_does_not_answer(
+    closed_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "_reach", lambda *_: socket.socket())  # it was there a moment ago
+    with pytest.raises(EndpointError, match="nobody listens on this port any more"):
+        probe(stream(f"tcp://127.0.0.1:{closed_port}"), timeout_s=0.5)
 
 
 def test_a_socket_of_the_wrong_type_is_told(sender: Senders) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -90,11 +91,17 @@ class Publishers:
         self._keys = keys
         self._over = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._kept: list[zmq.Socket[Any]] = []
+        self._kept: list[zmq.Socket[Any] | socket.socket] = []
         self._authenticator: ThreadAuthenticator | None = None
 
     def open(self, case: Case) -> str:
         """Start a sender; its endpoint."""
+        if not case.listens:
+            # Bound so that nobody else gets the port; closing a ZeroMQ socket instead takes effect some time later.
+            closed = socket.socket()
+            self._kept.append(closed)
+            closed.bind(("127.0.0.1", 0))
+            return f"tcp://127.0.0.1:{closed.getsockname()[1]}"
         if case.listed:
             self._authenticator = ThreadAuthenticator(self._context)
             self._authenticator.start()
@@ -106,8 +113,6 @@ class Publishers:
             publisher.curve_server = True
             publisher.curve_publickey, publisher.curve_secretkey = self._keys["server"]
         port = publisher.bind_to_random_port("tcp://127.0.0.1")
-        if not case.listens:
-            publisher.close()
         if case.sends:
             self._threads.append(threading.Thread(target=self._send, args=(publisher,)))
             self._threads[-1].start()
@@ -128,6 +133,8 @@ class Publishers:
             thread.join()
         if self._authenticator is not None:
             self._authenticator.stop()
+        for kept in self._kept:
+            kept.close()
         self._context.destroy(linger=0)
 
 
