@@ -26,6 +26,7 @@ import numpy as np
 from ptyinr_stream import __version__
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
+from ptyinr_stream.courtesy import give_way
 from ptyinr_stream.device import choose_device
 from ptyinr_stream.engine import Engine, ScanStatus
 from ptyinr_stream.errors import ConfigError, FrameStoreError, PublishError
@@ -152,6 +153,7 @@ class Daemon:
             while not self._stop.is_set():
                 self._heart.beat()
                 self._deliver(max(DELIVERY_S, worked))
+                give_way(self._late_s, worked, self._stop.wait)
                 began = time.monotonic()
                 busy = self.engine.work(time.monotonic)
                 worked = time.monotonic() - began
@@ -197,6 +199,9 @@ class Daemon:
             silent_s=self._heart.silent_s,
             reception_silent_s=self._reception.silent_s if self._reception else 0.0,
         )
+
+    def _late_s(self) -> float:
+        return float(self._reception.late_s[0]) if self._reception else 0.0
 
     def _told(self) -> dict[str, Any]:
         return self.status.plain()

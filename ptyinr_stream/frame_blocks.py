@@ -8,9 +8,11 @@ frame, two thirds of it page faults, and 490 ms after such a message; in blocks 
 from __future__ import annotations
 
 import math
+import mmap
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any, cast
 
@@ -42,6 +44,13 @@ def own_memory(size: int) -> NDArray[np.uint8]:
     return np.empty(size, np.uint8)
 
 
+def number_in(memory: Memory) -> NDArray[np.float64]:
+    """(1,) of 0 in memory that can be lent: whoever borrows it sees what its owner writes."""
+    block = np.asarray(_Lease(memory(8)))
+    block[:] = 0
+    return block.view(np.float64)
+
+
 class FrameBlocks:
     """Gives places for frames, one after the other; a block returns when nobody holds a view of it any more.
 
@@ -52,6 +61,8 @@ class FrameBlocks:
     def __init__(self, memory: Memory = own_memory) -> None:
         self._memory = memory
         self._free: deque[NDArray[np.uint8]] = deque(maxlen=_FREE_BLOCKS)
+        self._ahead = ThreadPoolExecutor(1, "memory ahead")
+        self._coming: Future[NDArray[np.uint8]] | None = None
         self._size = 0
         self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._places: Iterator[tuple[NDArray[Any], NDArray[np.bool_]]] = iter(())
@@ -70,13 +81,23 @@ class FrameBlocks:
         masks_at = FRAMES * math.prod(shape) * dtype.itemsize
         size = masks_at + FRAMES * math.prod(shape)
         if size != self._size:  # hardly ever
-            self._size, self._free = size, deque(maxlen=_FREE_BLOCKS)
-        memory = self._free.pop() if self._free else self._memory(size)
+            self._size, self._free, self._coming = size, deque(maxlen=_FREE_BLOCKS), None
+        memory = self._free.pop() if self._free else self._new(masks_at)
         lease = _Lease(memory)
         weakref.finalize(lease, self._free.append, memory).atexit = False
         block = np.asarray(lease)
         laid = (FRAMES, *shape)
         return block[:masks_at].view(dtype).reshape(laid), block[masks_at:].view(np.bool_).reshape(laid)
+
+    def _new(self, touched: int) -> NDArray[np.uint8]:
+        """A block of which so many bytes have been touched; the next one is made ready meanwhile."""
+        coming, self._coming = self._coming, self._ahead.submit(self._touch, self._size, touched)
+        return self._touch(self._size, touched) if coming is None else coming.result()
+
+    def _touch(self, size: int, touched: int) -> NDArray[np.uint8]:
+        memory = self._memory(size)
+        memory[: touched : mmap.PAGESIZE] = 0  # it waits for the system without the interpreter's lock
+        return memory
 
 
 def side_by_side(frames: Sequence[NDArray[Any]], most: int = FRAMES) -> list[slice]:
@@ -101,13 +122,14 @@ def stacked(frames: Sequence[NDArray[Any]]) -> NDArray[Any]:
     if _breaks(frames):
         return np.stack(frames)
     block = cast(NDArray[np.uint8], first.base)
-    return np.ndarray(several, first.dtype, block, _address(first) - _address(block))
+    strides = (first.nbytes, *first.strides)
+    return np.ndarray(several, first.dtype, block, _address(first) - _address(block), strides)
 
 
 def block_of(array: NDArray[Any]) -> tuple[NDArray[np.uint8], int] | None:
-    """The memory of the block in which a contiguous array lies, and at which byte; None where it lies in none."""
+    """The memory of the block in which an array lies, and the byte of its first element; None if it lies in none."""
     block = array.base
-    if not isinstance(block, np.ndarray) or not isinstance(block.base, _Lease) or not array.flags.c_contiguous:
+    if not isinstance(block, np.ndarray) or not isinstance(block.base, _Lease):
         return None
     return block.base.memory, _address(array) - _address(block)
 
@@ -125,7 +147,8 @@ def _breaks(frames: Sequence[NDArray[Any]]) -> list[int]:
 def _same_block(one: NDArray[Any], other: NDArray[Any]) -> bool:
     block = one.base
     leased = isinstance(block, np.ndarray) and isinstance(block.base, _Lease)
-    return leased and other.base is block and (other.shape, other.dtype) == (one.shape, one.dtype)
+    alike = (other.shape, other.strides, other.dtype) == (one.shape, one.strides, one.dtype)
+    return leased and other.base is block and alike
 
 
 def _address(array: NDArray[Any]) -> int:

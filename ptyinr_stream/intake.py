@@ -20,7 +20,7 @@ from ptyinr_stream.assembler import Joined, Output, ScanOpened
 from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config
 from ptyinr_stream.events import CaptureEnded, CaptureStarted, Event, FramesMissing, SeriesEnded, SeriesStarted
-from ptyinr_stream.frame_blocks import Memory, own_memory
+from ptyinr_stream.frame_blocks import Memory, number_in, own_memory
 from ptyinr_stream.joining import Joining
 from ptyinr_stream.recorder import Recorder
 from ptyinr_stream.recordings.folder import Recording
@@ -49,7 +49,7 @@ class Intake:
             that comes back through the inbox, as `Message.events`, when it has been read.
         recorder: of every event, as it came; None records nothing.
         resumed: recordings of scans that an earlier life of the daemon has not finished, oldest first; they go on.
-        memory: of decoded frames.
+        memory: of decoded frames, and of `late_s`.
 
     Raises:
         ConfigError: a wire is unknown, or has not an option that is set for it; or the mask file cannot be read.
@@ -73,6 +73,8 @@ class Intake:
         self._recorder = recorder
         self._resumed = resumed
         self._joining = Joining(config, memory)
+        self.late_s = number_in(memory)
+        """(1,) How long the message that is being read had waited, in seconds; 0 while there is none."""
         self._decoders: dict[str, WireDecoder] = {}
         for road in ROADS:
             if (stream := getattr(config.streams, road)) is not None:
@@ -125,6 +127,7 @@ class Intake:
                 self._resumed_at = self._clock()
             while not self._inbox.drained:
                 message = self._inbox.get(_TICK_S)
+                self.late_s[0] = 0.0 if message is None else self._clock() - message.received
                 if message is not None:
                     self._take(message)
                 now = self._clock() if message is None else message.received
@@ -133,6 +136,7 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - `check` raises it
             self._error = error
         finally:
+            self.late_s[0] = 0.0
             self._inbox.close()
 
     def _resume(self, recording: Recording, now: float) -> None:

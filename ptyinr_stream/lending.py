@@ -104,7 +104,7 @@ class _Packer(pickle.Pickler):
         number, file, offset = found
         self._loan.files[number] = file
         self._loan.arrays.append(obj)
-        return "lent", number, offset, obj.shape, obj.dtype
+        return "lent", number, offset, obj.shape, obj.dtype, obj.strides
 
 
 class _Borrowed:
@@ -125,8 +125,8 @@ class _Unpacker(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> NDArray[Any]:
         if pid[0] == "repeated":
             return np.broadcast_to(pid[1], pid[2])
-        _, number, offset, shape, dtype = pid
-        return np.ndarray(shape, dtype, self._borrow(number), offset)
+        _, number, offset, shape, dtype, strides = pid
+        return np.ndarray(shape, dtype, self._borrow(number), offset, strides)
 
 
 class Link:

@@ -13,6 +13,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptyinr_stream.channels import Inbox
 from ptyinr_stream.config import Config, StreamConfig
 from ptyinr_stream.frame_blocks import Memory, own_memory
@@ -125,6 +128,11 @@ class Reception:
             intake=self._intake.status(),
             recorder=self._recorder.status if self._recorder else RecorderStatus("off"),
         )
+
+    @property
+    def late_s(self) -> NDArray[np.float64]:
+        """(1,) How long the message that is being read had waited, in seconds."""
+        return self._intake.late_s
 
     @property
     def records(self) -> bool:

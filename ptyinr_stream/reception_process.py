@@ -27,6 +27,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptyinr_stream import errors
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.checkpoints import Checkpoints
@@ -73,6 +76,7 @@ class _Ready:
 
     endpoints: dict[str, str]
     status: ReceptionStatus
+    late_s: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ class ReceptionProcess:
         """The real address of each road: port 0 in the configuration is replaced by the port it became."""
         self.status = ready.status
         """As it was a moment ago."""
+        self.late_s = ready.late_s
+        """(1,) How long the message that is being read had waited, in seconds: as it is, the memory is shared."""
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
         self._thread.start()
 
@@ -328,7 +334,7 @@ def main() -> None:
     # What is there now stays there: to go through 200,000 objects again and again costs 50 ms each time.
     gc.collect()
     gc.freeze()
-    tell(_Ready(reception.endpoints, reception.status))
+    tell(_Ready(reception.endpoints, reception.status, reception.late_s))
     try:
         try:
             _attend(link, reception, tell)

@@ -196,7 +196,7 @@ def _measured(
     counts: NDArray[Any], mask: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], int | NDArray[np.int64]]:
     """Amplitudes (n, h, w) as a store keeps them; photons and numbers of trusted pixels of each frame."""
-    light = counts.astype(np.float32)
+    light = counts.astype(np.float32, order="C")
     masked = None if mask is None else ~np.broadcast_to(mask, counts.shape)
     if masked is not None:  # anything may stand there
         np.copyto(light, 0, where=masked)

@@ -37,6 +37,7 @@ from scans import head, row
 from step_cost import trainer_of
 
 from ptyinr_stream.config import Config, parse_config
+from ptyinr_stream.courtesy import give_way
 from ptyinr_stream.events import EncodedImage
 from ptyinr_stream.outputs import Joined, Output, ScanClosed
 from ptyinr_stream.reception import Reception
@@ -165,18 +166,24 @@ class Consumer:
 class Training(threading.Thread):
     """Takes steps of a real trainer, from `begun` until `stop`."""
 
-    def __init__(self, chosen: argparse.Namespace) -> None:
+    def __init__(self, chosen: argparse.Namespace, late_s: np.ndarray) -> None:
         super().__init__(daemon=True)
+        self._late_s = late_s
         self.begun, self._over = threading.Event(), threading.Event()
         self._trainer = trainer_of(256, "cpu") if chosen.train else None
         self.rate = np.nan
+        for _ in range(3 if self._trainer else 0):
+            self._trainer.step()  # as in the middle of a scan: the first ones are dearer
         self.start()
 
     def run(self) -> None:
         self.begun.wait()
-        began, steps = time.monotonic(), 0
+        began, steps, worked = time.monotonic(), 0, 0.0
         while self._trainer is not None and not self._over.is_set():
+            give_way(lambda: float(self._late_s[0]), worked)
+            worked = -time.monotonic()
             self._trainer.step()
+            worked += time.monotonic()
             steps += 1
             self.rate = steps / (time.monotonic() - began)
 
@@ -244,8 +251,8 @@ def measure(chosen: argparse.Namespace) -> list[float]:
     spawn = multiprocessing.get_context("spawn")
     answer, theirs = spawn.Pipe()
     sender = spawn.Process(target=send, args=(chosen, reception.endpoints, theirs))
+    training = Training(chosen, reception.late_s)
     sender.start()
-    training = Training(chosen)
     spent, times = 0.0, None
     while not consumer.closed.is_set() and (times is None or time.monotonic() < consumer.last + GIVE_UP_S):
         if not training.begun.is_set():

@@ -15,6 +15,7 @@ from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.sections import Orientation
 
 IMAGE = np.arange(6 * 8, dtype=np.uint16).reshape(6, 8)
+WHOLE = ("as_sent", "fliplr", "flipud", "rot180")  # rows stay rows
 
 
 def apply(image=IMAGE, **config):
@@ -37,8 +38,29 @@ def apply(image=IMAGE, **config):
 def test_an_orientation_does_what_numpy_calls_so(orientation, expected):
     counts, mask = apply(orientation=orientation)
     np.testing.assert_array_equal(counts, expected)
-    assert counts.flags.c_contiguous
     assert mask is None
+
+
+@pytest.mark.parametrize("orientation", get_args(Orientation))
+def test_counts_and_mask_lie_as_they_were_sent_and_are_turned_views(orientation):
+    convention = FrameConvention(FramesConfig(orientation=orientation, window=(4, 5), centre=(3, 3)))
+    image = IMAGE.copy()
+    image[3, 3] = 65535
+    shape, (rows, columns) = (4, 5) if orientation in WHOLE else (5, 4), convention._place(IMAGE.shape)
+    places = []
+
+    def place(shape, dtype):
+        places.append((np.empty(shape, dtype), np.empty(shape, np.bool_)))
+        return places[-1]
+
+    counts, mask = convention.apply(image, None, place)
+    [(kept, trusted)] = places
+    assert kept.shape == shape
+    assert np.shares_memory(counts, kept)
+    assert np.shares_memory(mask, trusted)
+    np.testing.assert_array_equal(trusted, image[rows, columns] < 65535)
+    np.testing.assert_array_equal(kept, np.where(trusted, image[rows, columns], 0))
+    assert counts.shape == mask.shape == (4, 5)
 
 
 def test_the_eight_orientations_are_eight():

@@ -267,6 +267,15 @@ def test_the_latency_of_pairs_counts_from_the_half_that_came_last() -> None:
     assert (latency["p50"], latency["max"]) == (0.5, 3.0)
 
 
+def test_how_late_a_message_is_read_can_be_seen_meanwhile() -> None:
+    inbox, seen = Inbox(1000), queue.Queue()
+    intake = Intake(configuration(), inbox, lambda _: seen.put(intake.late_s.tolist()), clock=lambda: 4.5)
+    inbox.put(Message("documents", [Scan("a", 3).start()], 1.5), 1)
+    assert seen.get(timeout=5) == [3.0]
+    intake.stop()
+    assert intake.late_s.tolist() == [0.0]
+
+
 def test_a_backlog_is_not_mistaken_for_silence() -> None:
     scan = Scan("a", 3)
     messages = [Message("documents", [part], 0.0) for part in (scan.start(), scan.stop())]

@@ -128,6 +128,15 @@ def test_frames_come_out_as_they_went_in_with_their_positions(
     assert status.counts["frames.frames"] == total
 
 
+def test_how_late_the_process_reads_is_seen_as_it_is(tmp_path: Path) -> None:
+    with received(ReceptionProcess, configuration(tmp_path, recording={"enabled": False})) as (reception, _):
+        reception.late_s[0] = 7.0  # the memory is one: the process, which has nothing to read, says so there
+        until, pause = time.monotonic() + LONG_S, threading.Event()
+        while reception.late_s[0] and time.monotonic() < until:
+            pause.wait(0.01)
+        assert reception.late_s.tolist() == [0.0]
+
+
 def test_memory_of_frames_that_nobody_holds_is_used_again(tmp_path: Path, simulated: RecordedScan) -> None:
     config = configuration(tmp_path, recording={"enabled": False})
     with received(ReceptionProcess, config) as (reception, collected), connected(reception.endpoints) as roads:

@@ -1,0 +1,40 @@
+"""Training gives way to reading, for a while."""
+
+from __future__ import annotations
+
+import pytest
+
+from ptyinr_stream import courtesy
+from ptyinr_stream.courtesy import LATE_S, MOST_STEPS, give_way
+
+
+class Clock:
+    """Time passes in pauses only."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(courtesy.time, "monotonic", lambda: self.now)
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_step_waits_until_messages_are_read_in_time_again(clock: Clock) -> None:
+    give_way(lambda: 1.0 - clock.now, 10.0, clock.pause)
+    assert clock.now == pytest.approx(1.0 - LATE_S, abs=0.01)
+
+
+def test_a_step_does_not_wait_where_messages_are_read_in_time(clock: Clock) -> None:
+    give_way(lambda: LATE_S, 10.0, clock.pause)
+    assert clock.now == 0.0
+
+
+@pytest.mark.parametrize("step_s", [0.0, 0.002, 0.3])
+def test_training_keeps_a_share_of_its_time_where_reading_never_catches_up(clock: Clock, step_s: float) -> None:
+    give_way(lambda: 60.0, step_s, clock.pause)
+    assert clock.now == pytest.approx(MOST_STEPS * step_s)
