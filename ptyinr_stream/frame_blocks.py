@@ -100,30 +100,28 @@ class FrameBlocks:
         return memory
 
 
-def side_by_side(frames: Sequence[NDArray[Any]], most: int = FRAMES) -> list[slice]:
-    """Portions of `frames`, in order and of at most `most`, each in one block if it has more than a few frames."""
+def side_by_side(frames: Sequence[NDArray[Any]], most: int = FRAMES) -> list[tuple[slice, NDArray[Any]]]:
+    """Portions of `frames`, in order and of at most `most`, and what is `stacked` of each.
+
+    Each lies in one block, and is a view of it, if it has more than a few frames.
+    """
     portions, start = [], 0
     for end in [*_breaks(frames), len(frames)] if frames else []:
         while start < end:
             limit = min(start + most, len(frames))
             stop = min(limit, end) if end - start >= _FEW else limit
-            portions.append(slice(start, stop))
+            part = frames[start:stop]
+            portions.append((slice(start, stop), _block_view(part[0], len(part)) if stop <= end else stacked(part)))
             start = stop
     return portions
 
 
 def stacked(frames: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """(n, h, w) of n arrays (h, w): a view where they lie side by side or are one and the same, else a copy."""
-    first, several = frames[0], (len(frames), *frames[0].shape)
-    if len(frames) == 1:
-        return first[None]
-    if all(frame is first for frame in frames):
-        return np.broadcast_to(first, several)
-    if _breaks(frames):
-        return np.stack(frames)
-    block = cast(NDArray[np.uint8], first.base)
-    strides = (first.nbytes, *first.strides)
-    return np.ndarray(several, first.dtype, block, _address(first) - _address(block), strides)
+    first = frames[0]
+    if len(frames) > 1 and all(frame is first for frame in frames):
+        return np.broadcast_to(first, (len(frames), *first.shape))
+    return np.stack(frames) if _breaks(frames) else _block_view(first, len(frames))
 
 
 def block_of(array: NDArray[Any]) -> tuple[NDArray[np.uint8], int] | None:
@@ -132,6 +130,15 @@ def block_of(array: NDArray[Any]) -> tuple[NDArray[np.uint8], int] | None:
     if not isinstance(block, np.ndarray) or not isinstance(block.base, _Lease):
         return None
     return block.base.memory, _address(array) - _address(block)
+
+
+def _block_view(first: NDArray[Any], number: int) -> NDArray[Any]:
+    """So many frames that lie side by side, by the first of them."""
+    if number == 1:
+        return first[None]
+    block = cast(NDArray[np.uint8], first.base)
+    strides = (first.nbytes, *first.strides)
+    return np.ndarray((number, *first.shape), first.dtype, block, _address(first) - _address(block), strides)
 
 
 def _breaks(frames: Sequence[NDArray[Any]]) -> list[int]:

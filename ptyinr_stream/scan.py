@@ -223,16 +223,15 @@ class Scan:
 
     def _join(self, frames: list[Frame], now: float) -> list[Joined]:
         joined: list[Joined] = []
-        for portion in side_by_side([frame.counts for frame in frames]):
+        for portion, counts in side_by_side([frame.counts for frame in frames]):
             indices = np.array([frame.frame for frame in frames[portion]], np.int64)
-            batch = _batch(frames[portion], indices, self.placement.positions_m(indices))
+            batch = Batch(indices, counts, self.placement.positions_m(indices), _masks(frames[portion]))
             joined.append(Joined(self.uid, batch, now))
         self.paired += len(frames)
         return joined
 
 
-def _batch(frames: list[Frame], indices: NDArray[np.int64], positions_m: NDArray[np.float64]) -> Batch:
-    mask = None
-    if any(frame.mask is not None for frame in frames):
-        mask = stacked([np.ones(f.counts.shape, bool) if f.mask is None else f.mask for f in frames])
-    return Batch(indices, stacked([frame.counts for frame in frames]), positions_m, mask)
+def _masks(frames: list[Frame]) -> NDArray[np.bool_] | None:
+    if all(frame.mask is None for frame in frames):
+        return None
+    return stacked([np.ones(frame.counts.shape, bool) if frame.mask is None else frame.mask for frame in frames])

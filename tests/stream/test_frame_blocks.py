@@ -22,7 +22,9 @@ def filled(blocks, number, shape=SHAPE, dtype=DTYPE, first=0):
 
 
 def joined(frames):
-    return [stacked(frames[portion]) for portion in side_by_side(frames)]
+    for portion, array in side_by_side(frames):
+        np.testing.assert_array_equal(array, stacked(frames[portion]))
+    return [array for _, array in side_by_side(frames)]
 
 
 def values(arrays):

@@ -138,7 +138,7 @@ def test_what_is_held_is_not_overwritten_by_what_comes_after(ends: Ends) -> None
     held = []
     for number in range(1, 4 * FRAMES, FRAMES):
         counts, _ = ends.frames(FRAMES, number)
-        held += [ends.over(joined(counts[portion])) for portion in side_by_side(counts)]
+        held += [ends.over(joined(counts[portion])) for portion, _ in side_by_side(counts)]
     values = [int(frame[0, 0]) for got in held for frame in got.batch.counts]
     assert values == list(range(1, 4 * FRAMES + 1))
 
