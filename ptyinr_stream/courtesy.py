@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-LATE_S = 0.02
+LATE_S = 0.01
 """A message that has waited so long before it was read shows that reading falls behind."""
 MOST_STEPS = 3.0
 """The longest wait, in times of the last step: where reading never catches up, training keeps a quarter of its time."""
