@@ -4,9 +4,9 @@ Frames that are joined late are a picture that is late, and a sender that drops 
 reception share a machine, the one slows the other even if each has a core: they share caches and memory.
 
 2026-11-26, two cores, the sender on them, 256 x 256 pixels at 2,000/s beside training, the 99th percentile of the time
-from a pair's last half to the pair, medians of three runs in turn: without this 1,041 ms, with waits of at most the time
-of a step 190 ms, of at most three times that 97 ms; steps a second 18, 15 and 13. An hour later, when the machine was
-slower: three times 143 ms, nine times 107 ms; a limit of 0.02 s for `LATE_S` 167 ms, of 0.008 s 95 ms.
+from a pair's last half to the pair, medians of three runs in turn: without this 1,041 ms, with waits of at most the
+time of a step 190 ms, of at most three times that 97 ms; steps a second 18, 15 and 13. An hour later, when the machine
+was slower: three times 143 ms, nine times 107 ms; a limit of 0.02 s for `LATE_S` 167 ms, of 0.008 s 95 ms.
 """
 
 from __future__ import annotations
