@@ -55,6 +55,8 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
     if loss.absorption is None:
         absorption = ABSORPTION_WHERE_SPARSE_AND_DARK if dark else ABSORPTION_WHERE_DARK
         loss = replace(loss, absorption=absorption if few else 1.0)
+    if loss.aperture is None:
+        loss = replace(loss, aperture=1.0 if loss.unit is None else 0.0)
     if objects.detail is None:
         objects = replace(objects, detail=not sparse)
     noisy = few or noise.variance > 0

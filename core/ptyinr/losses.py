@@ -27,6 +27,15 @@ blind 26.0 / 30.5, 26.4 / 30.5, 25.3 / 28.9, -; known 29.2 / 33.2, 29.8 / 33.6, 
 28.4, 26.2 / 28.4, 26.2 / 27.5, -; known 23.1 / 28.0, 24.8 / 28.5, 25.1 / 27.8, -; 30 %, known, `tungsten` 19.0 / 14.4,
 -, 22.2 / 17.1, 22.6 / 16.3; `maze` 18.2 / 17.5, -, 19.2 / 17.7, 18.7 / 17.8; 50 % 20.7 / 18.4, -, 21.9 / 19.0, 22.0 /
 18.2; 18.6 / 18.5, -, 19.6 / 18.3, 19.0 / 18.4 (2026-11-26).
+
+A lens has an aperture, so the far field of the probe is dark over much of the detector. The frames say so only as well
+as their noise lets them, since the sample scatters light there: left alone the probe learns a white noise (`darkness`).
+Blind, seed 0, object and probe without and with this prior (2026-11-26): 95 % overlap, ten photons, `maze`, 300 steps
+28.4 / 31.8 and 31.4 / 22.2, 28.5 / 32.1 and 38.7 / 28.3, the error of what is held out falls from 994 to 987;
+`tungsten`, 240 steps, 29.8 / 32.7 and 35.9 / 27.1, 29.9 / 32.7 and 39.5 / 30.4; Gaussian noise, `maze`, 38.8 / 45.1 and
+52.6 / 40.8, 38.8 / 45.1 and 59.4 / 47.7; no noise 56.4 / 43.8 and 56.5 / 43.9 of the probe; 50 %, Gaussian noise,
+`tungsten` 30.7 / 33.3 and 31.7 / 23.6, 30.9 / 33.3 and 35.9 / 29.8. Ten photons with 0.3, 0.03 and 0.003 in place of
+`_LEAST_LIGHT`: 35.7 / 27.4, 38.7 / 28.3, 35.4 / 26.0; with three times the weight 35.8 / 22.4.
 """
 
 from __future__ import annotations
@@ -35,12 +44,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .noise import Noise
 
 FAR_BELOW = 4.0
 """Sigmas from which on a count that was clipped costs in proportion, as other distances do."""
+_LEAST_LIGHT = 0.03
+"""Photons over the number of frames: a far field so dark costs nothing to speak of."""
 FEW_PHOTONS = 10.0
 """That share a pixel with a typical photon, itself included: below it the likelihood is the loss."""
 
@@ -71,12 +82,16 @@ class LossSettings:
     absorption: float | None = None
     """How many times less usual than a change of the phase a change of the amplitude is: hard X-rays are delayed more
     than absorbed. None takes 1, or where photons are few 1.5, or 2 where moreover windows hardly overlap."""
+    aperture: float | None = None
+    """Weight of the prior that the probe's far field is dark where nothing shows that it is lit. None takes 1, which is
+    that of a likelihood, or 0 with a `unit`."""
 
     def __post_init__(self) -> None:
         if min(self.beta, 1.0 if self.unit is None else self.unit) <= 0:
             raise ValueError(f"beta and unit must be positive: {self}")
-        if min(self.regularisation, self.regularised_steps, self.prior or 0.0, self.absorption or 0.0) < 0:
-            raise ValueError(f"a regularisation, its steps, a prior and an absorption are never negative: {self}")
+        weights = (self.prior or 0.0, self.absorption or 0.0, self.aperture or 0.0)
+        if min(self.regularisation, self.regularised_steps, *weights) < 0:
+            raise ValueError(f"a regularisation, its steps, priors and an absorption are never negative: {self}")
 
 
 def amplitude_distance(predicted: Tensor, measured: Tensor, settings: LossSettings, noise: Noise) -> Tensor:
@@ -150,8 +165,28 @@ def roughness(field: Tensor, settings: LossSettings, measurements: int) -> Tenso
             outwards = (difference * (one + other).detach().sgn().conj()).real
             squares = squares + (absorption**2 - 1) * outwards.square()
         cost = cost + ((squares / prior**2 + 1).sqrt() - 1).sum()
+    return _beside(cost, settings, measurements)
+
+
+def darkness(probe: Tensor, settings: LossSettings, noise: Noise, frames: int, measurements: int) -> Tensor:
+    """What a second prior adds to the mean loss of `measurements` pixels in so many frames.
+
+    sum(|F P|^2 / s) over the far field of a probe (modes, h, w) in root counts, as a negative log-probability; `s` is
+    the mean of |F P|^2 over a pixel and its neighbours, as they are at the moment. Light that a pixel and those around
+    it are sure of costs 1 wherever it is, and what they are not sure of fades: each pass makes the next one stricter
+    (MacKay's evidence framework, 1992). The noise of a pixel of the far field is a photon in as many frames as there
+    are, if the object is clear.
+    """
+    light = torch.fft.fft2(probe, norm="ortho").abs().square() / noise.gain
+    around = nn.functional.avg_pool2d(nn.functional.pad(light.detach()[None], (1, 1, 1, 1), mode="circular"), 3, 1)[0]
+    cost = (settings.aperture or 0.0) * (light / (around + _LEAST_LIGHT / max(frames, 1))).sum()
+    return _beside(cost, settings, measurements)
+
+
+def _beside(cost: Tensor, settings: LossSettings, measurements: int) -> Tensor:
+    """A negative log-probability in the units of a mean loss."""
     # A root photon's noise is 1/2: squares of distances weigh 2, and half squares 4, as much as the likelihood does.
-    return cost / (measurements * (1.0 if settings.kind == "poisson" else 4.0))
+    return cost / (max(measurements, 1) * (1.0 if settings.kind == "poisson" else 4.0))
 
 
 def photons_a_pixel(amplitudes: Tensor) -> float:

@@ -39,7 +39,7 @@ from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
 from .lattice import NOTHING, Frequencies, raster_frequencies, without
 from .light import bounding_box, illumination, within
-from .losses import LossSettings, amplitude_distance, amplitude_error, roughness
+from .losses import LossSettings, amplitude_distance, amplitude_error, darkness, roughness
 from .model import PtychoModel
 from .noise import Noise
 from .probe_start import SURE, ProbeStart
@@ -175,6 +175,10 @@ class Trainer:
         loss = amplitude_distance(predicted, self.dataset.shown(rows), self._decided.loss, self.noise)
         if self._decided.loss.prior:
             loss = loss + roughness(tile, self._decided.loss, self._measured_in(first, shape))
+        if self._decided.loss.aperture and probe.requires_grad:
+            every = self.dataset.training
+            pixels = int(self.dataset.trusted(every).sum())
+            loss = loss + darkness(probe, self._decided.loss, self.noise, len(every), pixels)
         if self.steps < self.settings.loss.regularised_steps and self.settings.loss.regularisation:
             loss = loss + self.settings.loss.regularisation * probe.abs().mean() / probe.detach().abs().max()
         self._optimiser.zero_grad(set_to_none=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, root_photons, roughness
+from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, darkness, root_photons, roughness
 from ptyinr.noise import Noise
 
 PHOTONS = Noise()
@@ -220,6 +220,45 @@ def test_gradients_of_the_prior_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(lambda f: roughness(f, settings_of(prior=0.3), 7), (field.requires_grad_(),))
 
 
+def far_field(*lit):
+    """A probe (1, 8, 8) in double precision whose far field is lit there alone."""
+    field = torch.zeros((1, 8, 8), dtype=torch.complex128)
+    for row, column, value in lit:
+        field[0, row, column] = value
+    return torch.fft.ifft2(field, norm="ortho")
+
+
+@pytest.mark.parametrize(("kind", "weight"), [("poisson", 1.0), ("smooth_l1", 4.0)])
+def test_darkness_is_its_formula(kind, weight):
+    probe = far_field((2, 3, 6.0), (2, 4, 3j), (0, 0, 0.6))
+    light = {(2, 3): 36.0, (2, 4): 9.0, (0, 0): 0.36}
+    around = {(2, 3): 45 / 9, (2, 4): 45 / 9, (0, 0): 0.36 / 9}
+    expected = sum(light[k] / 2 / (around[k] / 2 + 0.03 / 20) for k in light)
+    found = darkness(probe, settings_of(kind=kind, aperture=3.0), Noise(2.0), 20, 50)
+    assert found.item() == pytest.approx(3 * expected / (50 * weight))
+
+
+def test_light_that_is_sure_costs_what_it_costs_wherever_it_is_and_what_drowns_in_noise_fades():
+    probe = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 1, 16, 16)).view(np.complex128)[..., 0].copy())
+    settings = settings_of(kind="poisson", aperture=1.0)
+    bright, brighter = (darkness(scale * probe, settings, PHOTONS, 1000, 1).item() for scale in (10.0, 1000.0))
+    assert bright == pytest.approx(brighter, rel=1e-4)
+    faint = 1e-4 * probe
+    assert darkness(faint, settings, PHOTONS, 1000, 1) < 1e-2 * bright
+
+
+def test_gradients_of_darkness_pull_each_pixel_by_what_is_around_it():
+    """What is around a pixel counts as given."""
+    random = np.random.default_rng(1)
+    field = torch.from_numpy(random.normal(size=(1, 4, 5)) + 1j * random.normal(size=(1, 4, 5)))
+    probe = torch.fft.ifft2(field, norm="ortho").requires_grad_(True)
+    darkness(probe, settings_of(kind="poisson", aperture=1.0), PHOTONS, 30, 7).backward()
+    power = np.abs(field.numpy()[0]) ** 2
+    around = sum(np.roll(power, (r, c), (0, 1)) for r in (-1, 0, 1) for c in (-1, 0, 1)) / 9
+    expected = np.fft.ifft2(2 * field.numpy()[0] / (around + 1e-3), norm="ortho") / 7
+    np.testing.assert_allclose(probe.grad.numpy()[0], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [{"beta": 0}, {"beta": -1}, {"unit": 0}, {"unit": -600.0}])
 def test_a_loss_without_a_scale_is_refused(bad):
     with pytest.raises(ValueError, match="beta and unit must be positive"):
@@ -227,7 +266,8 @@ def test_a_loss_without_a_scale_is_refused(bad):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"regularisation": -1e-2}, {"regularised_steps": -1}, {"prior": -0.1}, {"absorption": -1.0}]
+    "bad",
+    [{"regularisation": -1e-2}, {"regularised_steps": -1}, {"prior": -0.1}, {"absorption": -1.0}, {"aperture": -1.0}],
 )
 def test_a_negative_weight_is_refused(bad):
     with pytest.raises(ValueError, match="never negative"):
