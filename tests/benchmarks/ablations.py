@@ -65,6 +65,7 @@ def variants(ours: ptyinr.TrainerSettings) -> Iterator[tuple[str, str, ptyinr.Tr
         ("without the probe's pixels", replace(ours, probe=ProbeSettings(detail=False))),
         ("without rates by the noise", replace(ours, detail_rate=2e-2, probe_detail_rate=5e-3)),
         ("without prior", replace(ours, loss=replace(ours.loss, prior=0.0))),
+        ("without the probe's prior", replace(ours, loss=replace(ours.loss, aperture=0.0))),
         ("without likelihood", replace(ours, loss=replace(ours.loss, kind="smooth_l1"))),
         ("without preconditioning", replace(ours, preconditioned=False)),
         ("without averaging", replace(ours, averaging=0.0)),
