@@ -76,7 +76,7 @@ def variants(ours: ptyinr.TrainerSettings) -> Iterator[tuple[str, str, ptyinr.Tr
 
 
 def _plain(random: ptyinr.TrainerSettings, alone: ObjectSettings) -> ptyinr.TrainerSettings:
-    loss = replace(random.loss, prior=0.0, kind="smooth_l1")
+    loss = replace(random.loss, prior=0.0, aperture=0.0, kind="smooth_l1")
     return replace(random, object=alone, loss=loss, preconditioned=False, averaging=0.0)
 
 
