@@ -18,6 +18,8 @@ LATE_S = 0.01
 """A message that has waited so long before it was read shows that reading falls behind."""
 MOST_STEPS = 9.0
 """The longest wait, in times of the last step: where reading never catches up, training keeps a tenth of its time."""
+MOST_S = 1.0
+"""The longest wait after long steps, such as the search for a probe."""
 _LOOK_S = 0.005
 
 
@@ -29,6 +31,6 @@ def give_way(late_s: Callable[[], float], step_s: float, pause: Callable[[float]
         step_s: what the last step took.
         pause: how to wait for some seconds.
     """
-    until = time.monotonic() + MOST_STEPS * step_s
+    until = time.monotonic() + min(MOST_STEPS * step_s, MOST_S)
     while late_s() > LATE_S and (left := until - time.monotonic()) > 0:
         pause(min(_LOOK_S, left))

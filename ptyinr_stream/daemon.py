@@ -201,7 +201,9 @@ class Daemon:
         )
 
     def _late_s(self) -> float:
-        return float(self._reception.late_s[0]) if self._reception else 0.0
+        if self._reception is None or self._stop.is_set():
+            return 0.0
+        return float(self._reception.late_s[0])
 
     def _told(self) -> dict[str, Any]:
         return self.status.plain()
