@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ptyinr.types import ScanRange
 
@@ -68,21 +72,28 @@ class ScanPlan:
     path_known: bool = True
     """Where False only the range and the start are: all other places must be measured."""
 
-    def commanded_m(self, frame: int) -> Pair:
+    def commanded_m(self, frames: int | NDArray[np.int64]) -> NDArray[np.float64]:
         """Where the plan meant a frame to be, in metres along (axis 0, axis 1); the start, where the path is unknown.
 
         Of a fly scan it is the lower end of the exposure, in either direction: everywhere as far from its centre.
+
+        Args:
+            frames: numbers, of any shape (...); what is given is (..., 2).
         """
         if self.points_m is not None:
-            return self.points_m[frame]
+            return self._points[frames]
+        line, place = np.divmod(frames, self.line)
         if not self.path_known:
-            return self.start_m
-        line, place = divmod(frame, self.line)
+            return np.broadcast_to(np.array(self.start_m), (*line.shape, 2))
         slow = (line % self.returns if self.returns else line) + (place / self.line if self.drift else 0)
-        if self.snake and line % 2:
-            place = self.line - 1 - place
-        steps = (place, slow) if self.fast == 0 else (slow, place)
-        return self.start_m[0] + steps[0] * self.step_m[0], self.start_m[1] + steps[1] * self.step_m[1]
+        if self.snake:
+            place = np.where(line % 2, self.line - 1 - place, place)
+        steps = np.stack((place, slow) if self.fast == 0 else (slow, place), axis=-1)
+        return np.array(self.start_m) + steps * np.array(self.step_m)
+
+    @cached_property
+    def _points(self) -> NDArray[np.float64]:
+        return np.array(self.points_m)
 
 
 def laid(plan: Commanded, motors: tuple[Literal[0, 1], Literal[0, 1]], factors: Pair) -> ScanPlan:

@@ -171,7 +171,7 @@ def span_ratios(
     """
     if not plan.path_known or len(frames) < 2:
         return None, None
-    meant_m = np.array([plan.commanded_m(frame) for frame in frames.tolist()])
+    meant_m = plan.commanded_m(frames)
     ratios: list[float | None] = []
     for meant, found in zip(meant_m.T, positions_m.T, strict=True):
         wanted, lies = (float(np.subtract(*np.percentile(along, (98, 2)))) for along in (meant, found))

@@ -212,7 +212,7 @@ class Placement:
         for line in np.flatnonzero(at.complete.reshape(-1, plan.line).sum(axis=1) >= enough).tolist():
             if line not in self._off:
                 frames = complete[complete // plan.line == line]
-                commanded = np.array([plan.commanded_m(frame) for frame in frames.tolist()])
+                commanded = plan.commanded_m(frames)
                 self._off[line] = np.median(at.positions_m(frames) - commanded, axis=0)
         slow = 1 - plan.fast
         for line, off in sorted(self._off.items()):

@@ -118,7 +118,7 @@ class FramePositions:
         self._expected = expected
         self._at = np.full((expected, 2), np.nan)  # metres, of complete frames
         if not all(layout.measured):
-            self._at[:] = [layout.plan.commanded_m(frame) for frame in range(expected)]
+            self._at[:] = layout.plan.commanded_m(np.arange(expected))
         self.per_frame = per_frame
         self.complete = np.zeros(expected, np.bool_)
         """(expected,) whether a frame has all its samples on the axes that are read."""
