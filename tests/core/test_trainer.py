@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ptyinr.dataset import Dataset
+from ptyinr.losses import LossSettings
 from ptyinr.metrics import overlap, phase_correlation
 from ptyinr.model import ProbeSettings
 from ptyinr.settings import TrainerSettings
@@ -210,3 +211,17 @@ def test_a_gpu_finds_what_the_cpu_finds(scan):
     trainer.append(scan.batch(slice(80, 100)))
     trained(trainer, 40)
     assert correlation(trainer, scan) > 0.97
+
+
+def test_a_probe_learns_less_noise_where_its_lens_sends_no_light(simulate, trainer_of):
+    scan = simulate(photons=300.0)
+    dark = np.hypot(*(np.mgrid[:32, :32] - 16)) > 11  # the lens lights 9 px
+    noise, alike = [], []
+    for weight in (0.0, None):
+        trainer = trainer_of(scan, steps=80, held_steps=0, loss=LossSettings(aperture=weight))
+        [probe] = trainer.snapshot().probe
+        far_field = np.abs(np.fft.fftshift(np.fft.fft2(probe, norm="ortho"))) ** 2
+        noise.append(far_field[dark].sum() / far_field.sum())
+        alike.append(overlap(probe, scan.probe))
+    assert noise[1] < 0.8 * noise[0]
+    assert alike[1] > alike[0]
