@@ -51,6 +51,8 @@ IDLE_WAIT_S = 0.2
 DELIVERY_S = 1.0
 """How long deliveries are taken before the next step, or as long as the last one took: frames that come faster than
 they can be kept stop no picture."""
+STALLED_S = 2.0
+"""A process that receives and has said nothing for so long stands still: training need not wait for it."""
 FLUSH_S = 30.0
 """How long finals may take to leave when the daemon stops."""
 
@@ -153,7 +155,7 @@ class Daemon:
             while not self._stop.is_set():
                 self._heart.beat()
                 self._deliver(max(DELIVERY_S, worked))
-                give_way(self._late_s, worked, self._stop.wait)
+                give_way(self._late_s, worked)
                 began = time.monotonic()
                 busy = self.engine.work(time.monotonic)
                 worked = time.monotonic() - began
@@ -201,9 +203,10 @@ class Daemon:
         )
 
     def _late_s(self) -> float:
-        if self._reception is None or self._stop.is_set():
+        reception = self._reception
+        if reception is None or reception.silent_s > STALLED_S or self._stop.is_set():
             return 0.0
-        return float(self._reception.late_s[0])
+        return float(reception.late_s[0])
 
     def _told(self) -> dict[str, Any]:
         return self.status.plain()

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FRAMES = 64
-"""In a block."""
+"""In a block; fewer where that would be more than `_BLOCK_BYTES`, but no fewer than `_FEW`."""
+_BLOCK_BYTES = 2**24
 _FREE_BLOCKS = 16
 """That are kept for later; 8 MB each for 256 x 256 pixels of two bytes. More go back to the system."""
 _FEW = 8
@@ -64,6 +65,7 @@ class FrameBlocks:
         self._ahead = ThreadPoolExecutor(1, "memory ahead")
         self._coming: Future[NDArray[np.uint8]] | None = None
         self._size = 0
+        self._made = 0  # blocks of that size
         self._form: tuple[tuple[int, ...], np.dtype[Any]] | None = None
         self._places: Iterator[tuple[NDArray[Any], NDArray[np.bool_]]] = iter(())
 
@@ -78,21 +80,28 @@ class FrameBlocks:
         return found
 
     def _lease(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        masks_at = FRAMES * math.prod(shape) * dtype.itemsize
-        size = masks_at + FRAMES * math.prod(shape)
+        pixels = math.prod(shape)
+        frames = max(_FEW, min(FRAMES, _BLOCK_BYTES // max(1, pixels * (dtype.itemsize + 1))))
+        masks_at = frames * pixels * dtype.itemsize
+        size = masks_at + frames * pixels
         if size != self._size:  # hardly ever
-            self._size, self._free, self._coming = size, deque(maxlen=_FREE_BLOCKS), None
+            if self._coming is not None:
+                self._coming.cancel()
+            self._size, self._free, self._coming, self._made = size, deque(maxlen=_FREE_BLOCKS), None, 0
         memory = self._free.pop() if self._free else self._new(masks_at)
         lease = _Lease(memory)
         weakref.finalize(lease, self._free.append, memory).atexit = False
         block = np.asarray(lease)
-        laid = (FRAMES, *shape)
+        laid = (frames, *shape)
         return block[:masks_at].view(dtype).reshape(laid), block[masks_at:].view(np.bool_).reshape(laid)
 
     def _new(self, touched: int) -> NDArray[np.uint8]:
-        """A block of which so many bytes have been touched; the next one is made ready meanwhile."""
-        coming, self._coming = self._coming, self._ahead.submit(self._touch, self._size, touched)
-        return self._touch(self._size, touched) if coming is None else coming.result()
+        """Memory for a block; where one has not been enough, the next one is made ready meanwhile."""
+        self._made += 1
+        coming, self._coming = self._coming, None
+        if self._made > 1:
+            self._coming = self._ahead.submit(self._touch, self._size, touched)
+        return self._memory(self._size) if coming is None else coming.result()
 
     def _touch(self, size: int, touched: int) -> NDArray[np.uint8]:
         memory = self._memory(size)

@@ -126,9 +126,12 @@ class Intake:
                 self._resume(recording, now)
                 self._resumed_at = self._clock()
             while not self._inbox.drained:
-                message = self._inbox.get(_TICK_S)
-                self.late_s[0] = 0.0 if message is None else self._clock() - message.received
+                if (message := self._inbox.get(0.0)) is None:
+                    self.late_s[0] = 0.0
+                    message = self._inbox.get(_TICK_S)
                 if message is not None:
+                    # Of files, whose reader waits for room, it would tell nothing.
+                    self.late_s[0] = 0.0 if message.road == "files" else self._clock() - message.received
                     self._take(message)
                 now = self._clock() if message is None else message.received
                 self._tick(now)

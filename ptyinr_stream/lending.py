@@ -43,9 +43,14 @@ class SharedBlocks:
     def __init__(self) -> None:
         self._files: dict[int, tuple[int, int]] = {}  # number and file of the blocks there are, by address
         self._numbers = itertools.count()
+        self._making = threading.Lock()
 
     def __call__(self, size: int) -> NDArray[np.uint8]:
-        """Give so many bytes."""
+        """Give so many bytes; any thread may ask."""
+        with self._making:
+            return self._made(size)
+
+    def _made(self, size: int) -> NDArray[np.uint8]:
         if not size or len(self._files) >= MOST_BLOCKS or not hasattr(os, "memfd_create"):
             return own_memory(size)
         try:

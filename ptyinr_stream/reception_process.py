@@ -76,7 +76,8 @@ class _Ready:
 
     endpoints: dict[str, str]
     status: ReceptionStatus
-    late_s: NDArray[np.float64]
+    late_s: NDArray[np.float64] | None
+    """None where the system has no memory to share: a copy would stay as it is."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ class ReceptionProcess:
         """The real address of each road: port 0 in the configuration is replaced by the port it became."""
         self.status = ready.status
         """As it was a moment ago."""
-        self.late_s = ready.late_s
+        self.late_s = np.zeros(1) if ready.late_s is None else ready.late_s
         """(1,) How long the message that is being read had waited, in seconds: as it is, the memory is shared."""
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
         self._thread.start()
@@ -334,7 +335,8 @@ def main() -> None:
     # What is there now stays there: to go through 200,000 objects again and again costs 50 ms each time.
     gc.collect()
     gc.freeze()
-    tell(_Ready(reception.endpoints, reception.status, reception.late_s))
+    late_s = reception.late_s
+    tell(_Ready(reception.endpoints, reception.status, late_s if blocks.find(late_s) else None))
     try:
         try:
             _attend(link, reception, tell)
@@ -383,7 +385,9 @@ def _bridge(reception: Reception, told_to_end: threading.Event) -> None:
     """The daemon is gone: record on until its next life is there."""
     reception.outlive()
     ends, wanted = time.monotonic() + LINGER_S, False
-    while reception.records and time.monotonic() < ends and not told_to_end.wait(_LOOK_S):
+    # Not `told_to_end.wait`: it holds the lock that the signal's handler takes, and both are this thread's.
+    while reception.records and time.monotonic() < ends and not told_to_end.is_set():
+        time.sleep(_LOOK_S)
         reception.check()
         if reception.wanted and not wanted:
             ends, wanted = time.monotonic() + OVERLAP_S, True

@@ -97,8 +97,8 @@ def _shake_hands(stream: StreamConfig, monitor: zmq.Socket[Any], ends: float, pu
         if event == zmq.Event.HANDSHAKE_SUCCEEDED:
             return
         if event == zmq.Event.CLOSED:
-            raise EndpointError(f"{stream.endpoint}: nobody listens on this port any more")
-        if event == zmq.Event.CONNECTED:
+            why = "nobody listens on this port any more"
+        elif event == zmq.Event.CONNECTED:
             why = "the port answers, but not as ZeroMQ does"
         elif event == zmq.Event.DISCONNECTED or event in HANDSHAKE_FAILED:
             why = refusal(event, stream, public)

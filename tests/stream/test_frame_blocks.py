@@ -1,6 +1,7 @@
 """Memory for frames: places in turn, views instead of copies, and blocks that return."""
 
 import gc
+import threading
 import tracemalloc
 
 import numpy as np
@@ -101,6 +102,37 @@ def test_memory_is_bounded_while_frames_come_and_go():
     finally:
         tracemalloc.stop()
     assert peak < 13 * FRAMES * 3 * 6 * 5 + 3 * 10 * FRAMES * 400  # ten blocks and what is around their views
+
+
+def test_large_frames_lie_in_blocks_of_a_few():
+    counts, _ = filled(FrameBlocks(), 20, (1000, 1000), np.dtype(np.uint32))
+    assert [len(array) for array in joined(counts)] == [8, 8, 4]
+    assert values(joined(counts)) == list(range(20))
+
+
+def test_memory_is_made_ready_ahead_where_one_block_was_not_enough():
+    taken = []
+
+    def memory(size):
+        taken.append((size, threading.current_thread()))
+        return np.empty(size, np.uint8)
+
+    blocks, size = FrameBlocks(memory), 3 * FRAMES * 6 * 5
+    kept = [filled(blocks, FRAMES)]
+    assert taken == [(size, threading.main_thread())]
+    kept += [filled(blocks, FRAMES, first=number * FRAMES) for number in (1, 2, 3)]
+    blocks._ahead.shutdown()
+    here, ahead = ([made for made, by in taken if (by is threading.main_thread()) == main] for main in (True, False))
+    assert (here, ahead) == ([size, size], [size, size, size])  # the third, the fourth, and one more
+    assert [value for counts, _ in kept for value in values(joined(counts))] == list(range(4 * FRAMES))
+
+
+def test_frames_whose_form_changes_each_time_have_nothing_made_ready_for_them():
+    taken = []
+    blocks = FrameBlocks(lambda size: taken.append(threading.current_thread()) or np.empty(size, np.uint8))
+    for number in range(20):
+        filled(blocks, 1, (6 + number % 2, 5))
+    assert set(taken) == {threading.main_thread()}
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((7, 5), np.uint16), (SHAPE, np.uint32), (SHAPE, np.float32)])

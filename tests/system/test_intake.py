@@ -19,6 +19,7 @@ from ptyinr_stream.channels import Inbox, Message
 from ptyinr_stream.config import Config, parse_config
 from ptyinr_stream.intake import Intake
 from ptyinr_stream.sources.zeromq import Receiver
+from ptyinr_stream.wire import decoder_of
 from ptyinr_stream.wire.codecs import encode
 
 pytestmark = pytest.mark.system
@@ -272,6 +273,16 @@ def test_how_late_a_message_is_read_can_be_seen_meanwhile() -> None:
     intake = Intake(configuration(), inbox, lambda _: seen.put(intake.late_s.tolist()), clock=lambda: 4.5)
     inbox.put(Message("documents", [Scan("a", 3).start()], 1.5), 1)
     assert seen.get(timeout=5) == [3.0]
+    intake.stop()
+    assert intake.late_s.tolist() == [0.0]
+
+
+def test_what_is_read_from_files_is_never_late() -> None:
+    inbox, seen, config = Inbox(1000), queue.Queue(), configuration()
+    intake = Intake(config, inbox, lambda _: seen.put(intake.late_s.tolist()), clock=lambda: 4.5)
+    said = decoder_of(config.streams.documents).feed([Scan("a", 3).start()])
+    inbox.put(Message("files", [], 1.5, tuple(said)), 1)
+    assert seen.get(timeout=5) == [0.0]
     intake.stop()
     assert intake.late_s.tolist() == [0.0]
 
