@@ -100,5 +100,5 @@ def test_an_error_on_pixels_falls_as_training_goes_on(simulate, trainer_of):
     scan = simulate(**SPARSE)
     trainer = trainer_of(scan, steps=1, object=ObjectSettings(width=32))
     before = trainer.snapshot().metrics["heldout_error"]
-    losses(trainer, 40)
+    losses(trainer, 100)
     assert trainer.snapshot().metrics["heldout_error"] < 0.7 * before
