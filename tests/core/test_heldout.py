@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ptyinr.dataset import Dataset
+from ptyinr.losses import LossSettings
 from ptyinr.model import ProbeSettings
 from ptyinr.siren import ObjectSettings
 
@@ -98,7 +99,8 @@ def test_judges_look_at_nothing_that_trains(simulate, trainer_of, sparse):
 
 def test_an_error_on_pixels_falls_as_training_goes_on(simulate, trainer_of):
     scan = simulate(**SPARSE)
-    trainer = trainer_of(scan, steps=1, object=ObjectSettings(width=32))
+    # Where changes of the amplitude count more, as they do there by default, the error falls later.
+    trainer = trainer_of(scan, steps=1, object=ObjectSettings(width=32), loss=LossSettings(absorption=1.0))
     before = trainer.snapshot().metrics["heldout_error"]
-    losses(trainer, 100)
+    losses(trainer, 40)
     assert trainer.snapshot().metrics["heldout_error"] < 0.7 * before

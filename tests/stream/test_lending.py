@@ -131,7 +131,7 @@ def test_a_block_is_used_again_when_the_borrower_holds_nothing_of_it(ends: Ends)
         del held
         ends.settle()
         assert ends.lender.lent == 0
-    assert open_files() <= files + 4  # two blocks, two files each; one of them is made ready ahead
+    assert open_files() <= files + 2
 
 
 def test_what_is_held_is_not_overwritten_by_what_comes_after(ends: Ends) -> None:
@@ -148,7 +148,7 @@ def test_single_frames_of_one_block_map_it_once(ends: Ends) -> None:
     before = open_files()
     held = [ends.over(joined([frame])) for frame in counts]
     assert [int(got.batch.counts[0, 0, 0]) for got in held] == list(range(1, FRAMES + 1))
-    assert open_files() <= before + 4
+    assert open_files() <= before + 2
     assert ends.lender.lent == FRAMES
 
 
