@@ -393,7 +393,7 @@ class Trainer:
         rows = self.dataset.training
         last = np.array(first) + shape - self.geometry.window + 1 - 1e-9
         inside = within(self.dataset.corners_px[rows], np.array(first), last)
-        return max(1, int(self.dataset.trusted(rows[inside]).sum()))
+        return int(self.dataset.trusted(rows[inside]).sum())
 
     @property
     def start(self) -> ProbeStart | None:
