@@ -5,8 +5,10 @@ pixels or, as encoders find them, up to `--jitter` of a step beside; no noise, n
 Seconds of the processor until the object's phase PSNR is 30 dB, ramp removed, and by the clock. One thread unless told
 otherwise: where other programs want the cores, a second thread spends most of its seconds waiting. Looks at the
 reconstruction, one in a second, are not counted; the search for the probe is. Rates stay as they are while frames
-arrive. `swept`: our settings; `random`: the paper's probe of random weights, all else ours; `published`: the published
-program's settings. `swept, finished`: the length of the run is known, and rates fall towards its end.
+arrive. `swept`: our settings; `random`: the paper's probe of random weights, all else ours; `paper`: the same without
+what we have added to the paper's networks, the object's free pixels; `published`: the published program's settings.
+`swept, finished`: the length of the run is known, and rates fall towards its end. `--device cuda` for a GPU: there the
+clock tells.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from scans import Score, head, hxn_scan, row, score_of, timed, trainer_of
 import ptyinr
 from ptyinr.settings import random_start
 from ptyinr.simulate import Simulation
+from ptyinr.siren import ObjectSettings
+from ptyinr_stream.device import choose_device
 
 SIDE, WINDOW, STEP = 128, 64, 4
 WANTED_DB = 30.0
@@ -45,10 +49,12 @@ class Clock:
         return self.cpu_s
 
 
-def until_wanted(scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float) -> tuple[Clock, Score, int, str]:
+def until_wanted(
+    scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float, device: str
+) -> tuple[Clock, Score, int, str]:
     """Train until the phase is as wanted, or for some seconds: clock, last score, steps, and the way there."""
     clock = Clock()
-    trainer = trainer_of(scan, settings)
+    trainer = trainer_of(scan, settings, device=device)
     looked, way, found = 0.0, [], Score()
     while clock.stop() < seconds and not found.phase >= WANTED_DB:
         if trainer.steps and clock.cpu_s - looked >= LOOK_S:
@@ -70,17 +76,24 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, default=1)
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--only", default="", help="a part of the name of a run")
+    arguments.add_argument("--device", default="cpu")
     chosen = arguments.parse_args()
     torch.set_num_threads(chosen.threads)
     scan = hxn_scan(SIDE, WINDOW, STEP, chosen.jitter)
     if scan is None:
         return
     ours = ptyinr.TrainerSettings()
-    runs = {"swept": ours, "random": random_start(ours), "published": ptyinr.upstream_settings()}
+    runs = {
+        "swept": ours,
+        "random": random_start(ours),
+        "paper": random_start(replace(ours, object=ObjectSettings(detail=False))),
+        "published": ptyinr.upstream_settings(),
+    }
+    device = choose_device(chosen.device)
     head(["start", "seed", "s to 30 dB", "by the clock", "steps", "object", "probe overlap", "phase PSNR"])
     for name, settings in runs.items():
         for seed in range(chosen.seeds if chosen.only in name else 0):
-            clock, found, steps, way = until_wanted(scan, replace(settings, seed=seed), chosen.seconds)
+            clock, found, steps, way = until_wanted(scan, replace(settings, seed=seed), chosen.seconds, device)
             reached = "" if found.phase >= WANTED_DB else "not in "
             at = f"{reached}{clock.cpu_s:.1f}", f"{reached}{clock.wall_s:.1f}"
             cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ptyinr_stream import courtesy
-from ptyinr_stream.courtesy import LATE_S, MOST_S, MOST_STEPS, give_way
+from ptyinr_stream.courtesy import CALM_S, LATE_S, MOST_S, MOST_STEPS, give_way
 
 
 class Clock:
@@ -26,7 +26,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_a_step_waits_until_messages_are_read_in_time_again(clock: Clock) -> None:
     give_way(lambda: 0.5 - clock.now, 10.0, clock.pause)
-    assert clock.now == pytest.approx(0.5 - LATE_S, abs=0.01)
+    assert clock.now == pytest.approx(0.5 - LATE_S + CALM_S, abs=0.01)
+
+
+def test_a_burst_soon_after_another_is_waited_for_too(clock: Clock) -> None:
+    bursts = (0.0, 0.02), (0.08, 0.1), (0.18, 0.2)
+    give_way(lambda: float(any(a <= clock.now < b for a, b in bursts)), 10.0, clock.pause)
+    assert clock.now == pytest.approx(0.2 + CALM_S, abs=0.01)
 
 
 def test_a_step_does_not_wait_where_messages_are_read_in_time(clock: Clock) -> None:
