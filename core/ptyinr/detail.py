@@ -22,9 +22,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .adam import BETAS
 from .geometry import Canvas
 
-BETAS = (0.9, 0.99)
 _MOMENTS = ("mean", "square", "visits")
 
 

@@ -57,8 +57,9 @@ class Rpie:
         """
         self._likelihood, self._alpha = few_photons, 1.0 if few_photons else ALPHA
         corners = corners_px - corners_px.floor().min(0).values
-        self._corners = corners.floor().long()
-        offsets = (corners - corners.floor()).to(probes.device, torch.float32)
+        whole = corners.floor()
+        self._corners: list[tuple[int, int]] = [(int(row), int(column)) for row, column in whole.tolist()]
+        offsets = (corners - whole).to(probes.device, torch.float32)
         self._ramps = shift_ramps(offsets, probes.shape[-2], probes.shape[-1])
         self._amplitudes = self._judging = amplitudes
         self._sparse = sparse
@@ -70,12 +71,9 @@ class Rpie:
             self._amplitudes, self._judging = amplitudes.where(~pixels, -1), amplitudes.where(pixels, -1)
         elif judges and len(amplitudes) > judges:
             self._apart = frames % judges == judges // 2
-        # A frame that came without light, or whose judging pixels did, shall not decide by the light that is predicted.
-        self._least, self._least_judging = (
-            max(1e-12, DIM * float(_energy(each).mean())) for each in (self._amplitudes, self._judging)
-        )
+        self._energies, self._energies_judging = (_energies(each) for each in (self._amplitudes, self._judging))
         self._spectra = torch.fft.fft2(probes)
-        shape = (self._corners.max(0).values + torch.tensor(probes.shape[-2:])).tolist()
+        shape = [int(last) + side for last, side in zip(whole.max(0).values, probes.shape[-2:], strict=True)]
         self._fields = torch.ones((len(probes), *shape), dtype=probes.dtype, device=probes.device)
 
     @property
@@ -114,23 +112,25 @@ class Rpie:
         """Show the object some frames: (k,) sums of the errors before each was used."""
         total = torch.zeros(len(self._spectra), device=self._spectra.device)
         for j in frames.tolist():
-            window, probes, change, errors = self._changed(j)
+            window, probes, change = self._changed(j)
+            total += self._errors(self._energies[j])
             window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
-            total += errors
         return total
 
     def refine(self, passes: int, random: np.random.Generator) -> None:
         """Update objects, then probes too, with the frames that are not kept apart."""
         shown = np.flatnonzero(~self._apart)
         for step in range(SETTLING_PASSES + passes):
+            moving = step >= SETTLING_PASSES
             for group in np.array_split(random.permutation(shown), -(-len(shown) // GROUP)):
                 wanted, power = torch.zeros_like(self._spectra), torch.zeros_like(self._spectra.real)
                 for j in group.tolist():
-                    window, probes, change, _ = self._changed(j)
-                    wanted += torch.fft.fft2(window.conj() * change) * self._ramps[j].conj()
-                    power += window.real.square() + window.imag.square()
+                    window, probes, change = self._changed(j)
+                    if moving:
+                        wanted += torch.fft.fft2(window.conj() * change) * self._ramps[j].conj()
+                        power += window.real.square() + window.imag.square()
                     window += probes.conj() * change / self._softened(probes.real.square() + probes.imag.square())
-                if step >= SETTLING_PASSES:
+                if moving:
                     self._spectra += torch.fft.fft2(torch.fft.ifft2(wanted) / self._softened(power))
             if self._sparse:
                 self._smooth()
@@ -146,40 +146,47 @@ class Rpie:
     def judged(self) -> Tensor:
         """Relative squared errors (k,) of the frames or pixels kept apart, or of all if there are none."""
         frames = np.flatnonzero(self._apart) if self._apart.any() else np.arange(len(self._amplitudes))
-        return (
-            torch.stack([self._predict(j, self._judging[j], self._least_judging)[2] for j in frames.tolist()])
-            .mean(0)
-            .cpu()
-        )
+        total = torch.zeros(len(self._spectra), device=self._spectra.device)
+        for j in frames.tolist():
+            self._predict(j, self._judging[j])
+            total += self._errors(self._energies_judging[j])
+        return total.cpu() / len(frames)
 
-    def _predict(self, j: int, measured: Tensor, least: float) -> tuple[Tensor, Tensor, Tensor]:
-        """The window of the fields and the probes that frame `j` sees, and with what errors (k,) of `least` or more."""
-        row, column = self._corners[j].tolist()
+    def _predict(self, j: int, measured: Tensor) -> tuple[Tensor, Tensor]:
+        """The window of the fields and the probes that frame `j` sees; and what it should look like."""
+        row, column = self._corners[j]
         h, w = measured.shape
         window = self._fields[:, row : row + h, column : column + w]
         probes = torch.fft.ifft2(self._spectra * self._ramps[j])
         self._waves = torch.fft.fft2(probes * window, norm="ortho")
         self._predicted = self._waves.abs()
         self._wanted = torch.where(measured >= 0, measured, self._predicted)
-        squares = (self._predicted - self._wanted).square().sum((1, 2))
-        return window, probes, squares / _energy(measured).clamp(min=least)
+        return window, probes
 
-    def _changed(self, j: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What frame `j` sees, as `_predict`, and between them how its exit waves (k, h, w) ought to change."""
-        window, probes, errors = self._predict(j, self._amplitudes[j], self._least)
+    def _errors(self, energy: Tensor) -> Tensor:
+        """Of the last prediction, (k,), relative to a frame's energy."""
+        return (self._predicted - self._wanted).square().sum((1, 2)) / energy
+
+    def _changed(self, j: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What frame `j` sees, as `_predict`, and how its exit waves (k, h, w) ought to change."""
+        window, probes = self._predict(j, self._amplitudes[j])
         if self._likelihood:
             intensity = self._predicted.square()
             background = BACKGROUND * intensity.mean((1, 2), keepdim=True) + 1e-12
             factor = ((self._wanted.square() + background) / (intensity + background) - 1) / 2
         else:
             factor = self._wanted / self._predicted.clamp(min=1e-6) - 1
-        return window, probes, torch.fft.ifft2(factor * self._waves, norm="ortho"), errors
+        return window, probes, torch.fft.ifft2(factor * self._waves, norm="ortho")
 
     def _softened(self, power: Tensor) -> Tensor:
         """What a step is divided by: the brightness of the other factor (k, h, w), nowhere near 0."""
         return torch.lerp(power.amax((1, 2), keepdim=True), power, 1 - self._alpha)
 
 
-def _energy(amplitudes: Tensor) -> Tensor:
-    """Photons of each frame (..., h, w)."""
-    return amplitudes.clamp(min=0).square().sum((-2, -1))
+def _energies(amplitudes: Tensor) -> Tensor:
+    """Photons of each frame (n, h, w), or what errors are divided by.
+
+    A frame that came without light, or whose judging pixels did, shall not decide by the light that is predicted.
+    """
+    energies = amplitudes.clamp(min=0).square().sum((-2, -1))
+    return energies.clamp(min=max(1e-12, DIM * float(energies.mean())))

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .adam import Adam
 from .beginning import Beginning
 from .choices import compute_dtype
 from .dataset import Dataset, FrameStore
@@ -181,14 +182,12 @@ class Trainer:
             loss = loss + darkness(probe, self._decided.loss, self.noise, len(every), pixels)
         if self.steps < self.settings.loss.regularised_steps and self.settings.loss.regularisation:
             loss = loss + self.settings.loss.regularisation * probe.abs().mean() / probe.detach().abs().max()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.clear_gradients()
         tile.retain_grad()
         loss.backward()
-        for group in self._optimiser.param_groups:
-            group["lr"] = group["full_rate"] * self._caution * anneal
         self._loss = loss.item()
         if math.isfinite(self._loss):
-            self._optimiser.step()
+            self._optimiser.step(self._caution * anneal)
             if model.detail is not None and tile.grad is not None:
                 rate = (self._decided.detail_rate or 0.0) * self._caution * anneal**2
                 model.detail.learn(
@@ -292,7 +291,7 @@ class Trainer:
             "model": model.state_dict(),
             "moments": {} if model.detail is None else model.detail.moments,
             "averaged": self._averaged.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimiser": self._optimiser.moments,
             "best": {"error": self._best.error, "judges": torch.from_numpy(self._best.judges), **self._best.state},
             "random": self._random.bit_generator.state,
             "noise": asdict(self.noise),
@@ -345,7 +344,7 @@ class Trainer:
             if model.detail is not None:
                 model.detail.remember(state["moments"])
             self._averaged.load_state_dict(state["averaged"])
-            self._optimiser.load_state_dict(state["optimiser"])
+            self._optimiser.remember(state["optimiser"])
             best = dict(state["best"])
             self._best = Best(best.pop("error"), best.pop("judges").numpy(), best)
             self._random.bit_generator.state = state["random"]
@@ -443,17 +442,13 @@ class Trainer:
         )
         self._averaged.load_state_dict(model.state_dict())
         grids, pixels = model.probe.grids, model.probe.pixels
-        groups = [
-            {"params": parameters, "full_rate": rate}
-            for parameters, rate in (
+        self._optimiser = Adam(
+            (
                 ([*model.field.parameters()], self.settings.object_rate),
                 ([p for grid in grids for p in grid.network.parameters()], self.settings.probe_rate),
                 ([p for grid in grids for p in grid.grid.parameters()], self.settings.table_rate * TABLE_UNIT),
-                ([] if pixels is None else [pixels], self._decided.probe_detail_rate),
+                ([] if pixels is None else [pixels], self._decided.probe_detail_rate or 0.0),
             )
-        ]
-        self._optimiser = torch.optim.Adam(
-            [group for group in groups if group["params"]], betas=(0.9, 0.99), fused=True
         )
         self._caution = 1.0
         state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -476,7 +471,7 @@ class Trainer:
         self.rollbacks += 1
         self._trained.load_state_dict(self._best.state)
         self._averaged.load_state_dict(self._best.state)
-        self._optimiser.state.clear()
+        self._optimiser.forget()
         if self._trained.detail is not None:
             self._trained.detail.forget()
         self._caution /= 2

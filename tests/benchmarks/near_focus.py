@@ -4,7 +4,7 @@ HXN's measured probe (64 px, near focus) over the middle 128 px of the paper's o
 pixels or, as encoders find them, up to `--jitter` of a step beside; no noise, no probe given (data: PTYINR_EXTRA_DATA).
 Seconds of the processor until the object's phase PSNR is 30 dB, ramp removed, and by the clock. One thread unless told
 otherwise: where other programs want the cores, a second thread spends most of its seconds waiting. Looks at the
-reconstruction, one in a second, are not counted; the search for the probe is. Rates stay as they are while frames
+reconstruction, four in a second, are not counted; the search for the probe is. Rates stay as they are while frames
 arrive. `swept`: our settings; `random`: the paper's probe of random weights, all else ours; `paper`: the same without
 what we have added to the paper's networks, the object's free pixels; `published`: the published program's settings.
 `swept, finished`: the length of the run is known, and rates fall towards its end. `--device cuda` for a GPU: there the
@@ -28,7 +28,7 @@ from ptyinr_stream.device import choose_device
 
 SIDE, WINDOW, STEP = 128, 64, 4
 WANTED_DB = 30.0
-LOOK_S = 1.0
+LOOK_S = 0.25
 
 
 class Clock:

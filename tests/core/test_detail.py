@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptyinr.detail import BETAS, Detail, grown
+from ptyinr.adam import BETAS
+from ptyinr.detail import Detail, grown
 from ptyinr.geometry import Canvas
 
 CPU = torch.device("cpu")
