@@ -23,6 +23,7 @@ from typing import Any, Self
 import httpx
 import numpy as np
 
+import ptyinr
 from ptyinr_stream import __version__
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
@@ -141,6 +142,7 @@ class Daemon:
                 self.telemetry = Telemetry(self._told, where.host, where.port).start()
                 stack.callback(self.telemetry.stop)
             self._cleanup = stack.pop_all()
+        self._warm_up()
         self._heart.say(READY="1")
         return self
 
@@ -201,6 +203,13 @@ class Daemon:
             silent_s=self._heart.silent_s,
             reception_silent_s=self._reception.silent_s if self._reception else 0.0,
         )
+
+    def _warm_up(self) -> None:
+        """While nothing waits yet; what is received meanwhile is recorded. A device that fails says so at its scan."""
+        try:
+            ptyinr.warm_up(self._device)
+        except RuntimeError as error:
+            _log.warning("%s fails: %s", self._device, error)
 
     def _late_s(self) -> float:
         reception = self._reception

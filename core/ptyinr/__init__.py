@@ -23,7 +23,7 @@ from .types import Batch, ScanGeometry, ScanRange, Snapshot
 if TYPE_CHECKING:
     from .settings import TrainerSettings, upstream_settings
     from .trainer import Trainer
-    from .training import reconstruct, train
+    from .training import reconstruct, train, warm_up
 
 __all__ = [
     "Batch",
@@ -35,6 +35,7 @@ __all__ = [
     "reconstruct",
     "train",
     "upstream_settings",
+    "warm_up",
 ]
 
 

@@ -129,6 +129,24 @@ def off_px(result: Path, scan: RecordedScan, positions_m: np.ndarray) -> float:
     return float(np.abs(off - off.mean(axis=0)).max())
 
 
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_device_is_warmed_up_before_the_first_scan_and_one_that_fails_still_records(
+    tmp_path, monkeypatch, caplog, failing
+):
+    warmed = []
+
+    def warm_up(device: str) -> None:
+        warmed.append(device)
+        if failing:
+            raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(daemon_module.ptyinr, "warm_up", warm_up)
+    with Daemon(configuration(tmp_path)) as daemon:
+        assert warmed == ["cpu"]
+        assert daemon.endpoints["frames"].startswith("tcp://")
+    assert ("cpu fails: no kernel image is available" in caplog.text) == failing
+
+
 def test_every_frame_that_is_sent_is_in_the_result_at_the_position_that_was_sent(tmp_path, simulated):
     with Daemon(configuration(tmp_path)) as daemon:
         with replayed(daemon, simulated) as replay:
