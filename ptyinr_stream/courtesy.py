@@ -18,17 +18,18 @@ from collections.abc import Callable
 
 LATE_S = 0.01
 """A message that has waited so long before it was read shows that reading falls behind."""
-CALM_S = 0.1
-"""For so long messages have to be read in time before training goes on: what was late was late in bursts."""
+CALM_STEPS, CALM_S = 2.0, 0.1
+"""For so many times of the last step, and so long at most, messages have to be read in time before training goes on:
+what was late is late again soon."""
 MOST_STEPS = 9.0
-"""The longest wait, in times of the last step: where reading never catches up, training keeps a tenth of its time."""
+"""The longest wait, in times of the last step: where reading is behind all the time, training keeps a tenth of its."""
 MOST_S = 1.0
 """The longest wait after long steps, such as the search for a probe."""
 _LOOK_S = 0.005
 
 
 def give_way(late_s: Callable[[], float], step_s: float, pause: Callable[[float], object] = time.sleep) -> None:
-    """Before a step, wait until messages are read in time again, and have been for `CALM_S`.
+    """Before a step, wait until messages are read in time again, and have been for a while.
 
     Args:
         late_s: how long the message that is being read had waited.
@@ -36,11 +37,11 @@ def give_way(late_s: Callable[[], float], step_s: float, pause: Callable[[float]
         pause: how to wait for some seconds.
     """
     calm = time.monotonic()
-    until = calm + min(MOST_STEPS * step_s, MOST_S)
+    until, calm_s = calm + min(MOST_STEPS * step_s, MOST_S), min(CALM_STEPS * step_s, CALM_S)
     while True:
         now = time.monotonic()
         if late_s() > LATE_S:
-            calm = now + CALM_S
+            calm = now + calm_s
         if now >= min(calm, until):
             return
         pause(min(_LOOK_S, until - now))

@@ -23,7 +23,7 @@ from typing import Any, Self
 import httpx
 import numpy as np
 
-import ptyinr
+from ptyinr.warming import warm_up
 from ptyinr_stream import __version__
 from ptyinr_stream.backlog import Backlog
 from ptyinr_stream.config import Config, TiledConfig, secret, systemd
@@ -141,8 +141,8 @@ class Daemon:
             if where.port is not None:
                 self.telemetry = Telemetry(self._told, where.host, where.port).start()
                 stack.callback(self.telemetry.stop)
+            self._warm_up()
             self._cleanup = stack.pop_all()
-        self._warm_up()
         self._heart.say(READY="1")
         return self
 
@@ -205,10 +205,15 @@ class Daemon:
         )
 
     def _warm_up(self) -> None:
-        """While nothing waits yet; what is received meanwhile is recorded. A device that fails says so at its scan."""
+        """Before the first scan needs the device; what is received meanwhile waits, and is recorded.
+
+        One that fails will say so when a scan needs it: until then it is no reason not to record.
+        """
+        if self._device == "cpu":
+            return
         try:
-            ptyinr.warm_up(self._device)
-        except RuntimeError as error:
+            warm_up(self._device)
+        except Exception as error:  # noqa: BLE001 - a driver may raise anything
             _log.warning("%s fails: %s", self._device, error)
 
     def _late_s(self) -> float:

@@ -17,6 +17,7 @@ from ptyinr_stream.motors import Layout
 
 MOST_SAMPLES = 2**22
 """6 times HXN's longest scan, 64,000 frames of 10: a garbled sample number must not allocate without bound."""
+_FIRST_SAMPLES = 2**16
 # Beyond the integers of a float64 there are no encoder counts.
 _LARGEST_COUNT = 2.0**53
 _MOST_CHANNELS = 16
@@ -29,6 +30,7 @@ class SampleTable:
 
     def __init__(self) -> None:
         self._rows: dict[str, NDArray[np.float64]] = {}
+        self._capacity = _FIRST_SAMPLES
         self.extent = 0
         """One more than the highest sample number held."""
 
@@ -86,10 +88,15 @@ class SampleTable:
         return np.full(max(0, end - first), np.nan) if found is None else found[first:end]
 
     def _reserve(self, name: str, samples: int) -> None:
+        if samples > self._capacity:
+            # Pages are taken when they are touched, and nothing moves again. A table that doubled and was copied kept
+            # 800 frames waiting for 0.04 to 0.14 s in the middle of a scan of 64,000 (2026-11-26).
+            self._capacity = MOST_SAMPLES
+            for other, row in self._rows.items():
+                self._rows[other] = np.empty(self._capacity)
+                self._rows[other][: self.extent] = row[: self.extent]
         if name not in self._rows:
-            # Pages are taken when they are touched. A table that doubled and was copied kept 800 frames waiting for
-            # 0.04 to 0.14 s, once, in the middle of a scan of 64,000 (2026-11-26).
-            self._rows[name] = np.empty(MOST_SAMPLES)
+            self._rows[name] = np.empty(self._capacity)
             self._rows[name][: self.extent] = np.nan
         for row in self._rows.values():
             row[self.extent : samples] = np.nan

@@ -23,7 +23,7 @@ from .types import Batch, ScanGeometry, ScanRange, Snapshot
 if TYPE_CHECKING:
     from .settings import TrainerSettings, upstream_settings
     from .trainer import Trainer
-    from .training import reconstruct, train, warm_up
+    from .training import reconstruct, train
 
 __all__ = [
     "Batch",
@@ -35,7 +35,6 @@ __all__ = [
     "reconstruct",
     "train",
     "upstream_settings",
-    "warm_up",
 ]
 
 

@@ -81,10 +81,11 @@ class Adam:
         }
 
     def remember(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over the `moments` of another over the same groups.
+        """Take over the `moments` of another over the same groups; it may not have seen gradients of all parameters.
 
         Raises:
-            KeyError: one is missing, or belongs to no parameter.
+            KeyError: one of three is missing, or they belong to no parameter.
+            ValueError: they are of another shape than the parameter.
         """
         self.forget()
         for number, (parameters, _) in enumerate(self._groups):
@@ -92,8 +93,11 @@ class Adam:
                 if f"{number}.{k}.mean" in moments:
                     ours = self._of(number, k, parameter)
                     for kind in _MOMENTS:
-                        getattr(ours, kind).copy_(moments[f"{number}.{k}.{kind}"])
-        if surplus := moments.keys() - self.moments.keys():
+                        mine, theirs = getattr(ours, kind), moments[f"{number}.{k}.{kind}"]
+                        if mine.shape != theirs.shape:
+                            raise ValueError(f"{number}.{k}.{kind} is {tuple(theirs.shape)}, not {tuple(mine.shape)}")
+                        mine.copy_(theirs)
+        if surplus := set(moments) - set(self.moments):
             raise KeyError(f"of no parameter: {sorted(surplus)}")
 
     def _of(self, number: int, k: int, parameter: nn.Parameter) -> _Moments:

@@ -56,6 +56,8 @@ JUMP_WHILE_GROWING = 2.0
 """The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
 RECOVERY = 1.1
 """Growth of halved rates, up to the full ones, each time that a new best state is seen."""
+STATE_VERSION = 2
+"""Of what `Trainer.state` holds; another one is refused."""
 
 
 @dataclass(frozen=True)
@@ -287,6 +289,7 @@ class Trainer:
         model, start = self._trained, self.start
         return {
             "form": self._form,
+            "version": STATE_VERSION,
             "canvas": [*self.canvas.shape, *self.canvas.corner],
             "model": model.state_dict(),
             "moments": {} if model.detail is None else model.detail.moments,
@@ -320,6 +323,8 @@ class Trainer:
         if len(self.dataset):
             raise ValueError(f"{len(self.dataset)} frames are there already: restore before the first is appended")
         self._require_form(state)
+        if state.get("version") != STATE_VERSION:
+            raise ValueError("the state is of another version of this program: training has to begin anew")
         try:
             self.canvas = _canvas_of(state)
             self._beginning.noise = Noise(**state["noise"])
@@ -353,7 +358,7 @@ class Trainer:
             self._sampler.seen = state["seen"].numpy()
             self.steps, self.rollbacks, self._caution, self._loss, to_check = state["numbers"]
             self._beginning.to_check = bool(to_check)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the state is torn: {error}") from error
 
     def _require_form(self, state: Mapping[str, Any]) -> None:

@@ -8,17 +8,12 @@ import numpy as np
 import torch
 
 from .annealing import annealed
-from .optics import ZonePlate, focused_probe
-from .phantoms import phantom
-from .scans import jittered
 from .settings import TrainerSettings
-from .simulate import simulate
 from .trainer import Trainer
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
 
 LOOKS = 20
 """How often the state is judged, so that the end is not worse than the best."""
-_WARM_FRAMES = 12
 
 
 def train(trainer: Trainer, progress: Callable[[], float], each: Callable[[], object] | None = None) -> Snapshot:
@@ -84,18 +79,3 @@ def reconstruct(
     trainer = Trainer(geometry, ScanRange.of(batch.positions_m), settings, probe=probe, device=device)
     trainer.append(batch)
     return train(trainer, lambda: trainer.steps / steps)
-
-
-def warm_up(device: str | torch.device = "cpu") -> None:
-    """Reconstruct next to nothing, so that the first scan does not wait for what torch loads when it is first used.
-
-    On an NVIDIA H100 that is 3.4 s of the 6.5 until a first step near focus, on one core 0.2 of 2.1 (2026-11-26).
-
-    Raises:
-        RuntimeError: the device fails.
-    """
-    geometry = ScanGeometry(wavelength_m=1.24e-10, distance_m=0.5, detector_pixel_m=55e-6, window=(32, 32))
-    probe = focused_probe(ZonePlate(100e-6, 87e-9, 30e-6), geometry, defocus_m=4e-4, photons=1e6)
-    corners = jittered((16, 16), (4, 4), np.random.default_rng(0))[:_WARM_FRAMES]
-    scan = simulate(geometry, phantom("cells", (64, 64)), probe, corners)
-    reconstruct(scan.counts, scan.positions_m, geometry, steps=2, device=device)

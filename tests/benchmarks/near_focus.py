@@ -99,7 +99,7 @@ def main() -> None:
             cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"
             row([name, seed, *at, steps, *cells, way])
     for seed in range(chosen.seeds if chosen.only in "swept, finished" else 0):
-        trainer, snapshot = timed(scan, replace(ours, seed=seed), chosen.finish)
+        trainer, snapshot = timed(scan, replace(ours, seed=seed), chosen.finish, device=device)
         found = score_of(snapshot, scan, ramp=True)
         cells = f"{found.amplitude:.1f} / {found.phase:.1f}", f"{found.probe_overlap:.4f}"
         row(["swept, finished", seed, f"after {chosen.finish:.0f}", "", trainer.steps, *cells, ""])

@@ -106,11 +106,15 @@ def trainer_of(
 
 
 def timed(
-    scan: Simulation, settings: ptyinr.TrainerSettings, seconds: float, probe: np.ndarray | None = None
+    scan: Simulation,
+    settings: ptyinr.TrainerSettings,
+    seconds: float,
+    probe: np.ndarray | None = None,
+    device: str = "cpu",
 ) -> tuple[ptyinr.Trainer, ptyinr.Snapshot]:
     """Train for some seconds of the processor, everything from the frames on included."""
     began = time.process_time()
-    trainer = trainer_of(scan, settings, probe)
+    trainer = trainer_of(scan, settings, probe, device)
     return trainer, ptyinr.train(trainer, lambda: (time.process_time() - began) / seconds)
 
 

@@ -97,6 +97,11 @@ def test_a_state_of_something_else_is_refused(scan, trainer_of, simulate):
         trainer_of(elsewhere, None).restore(state)
     with pytest.raises(ValueError, match="100 frames are there already"):
         trainer_of(scan).restore(state)
+    with pytest.raises(ValueError, match="another version"):
+        trainer_of(scan, None).restore({**state, "version": 1})
+    for part, instead in (("averaged", None), ("optimiser", None), ("optimiser", {"0.0.mean": torch.zeros(1)})):
+        with pytest.raises(ValueError, match=r"torn|mean is \(1,\)"):
+            trainer_of(scan, None).restore({**state, part: instead})
     del state["averaged"]
     with pytest.raises(ValueError, match="torn"):
         trainer_of(scan, None).restore(state)

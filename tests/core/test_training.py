@@ -9,7 +9,6 @@ import pytest
 import torch
 
 import ptyinr
-from ptyinr import training
 from ptyinr.settings import TrainerSettings
 from ptyinr.siren import ObjectSettings
 from ptyinr.training import reconstruct, train
@@ -191,14 +190,3 @@ def test_no_steps_are_no_reconstruction(scan, steps):
 
 def test_frames_are_numbered_as_they_lie_in_the_array(scan):
     assert reconstruct(**arrays(scan)).indices.tolist() == list(range(100))
-
-
-def test_warming_up_takes_the_way_of_a_scan_and_leaves_nothing_behind(monkeypatch):
-    trainers = []
-    make = training.Trainer
-    monkeypatch.setattr(training, "Trainer", lambda *a, **k: trainers.append(make(*a, **k)) or trainers[-1])
-    assert ptyinr.warm_up("cpu") is None
-    starts = [trainer.start for trainer in trainers]
-    assert len(starts) == 1
-    assert starts[0] is not None
-    assert starts[0].frames > 6

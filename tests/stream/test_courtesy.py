@@ -35,6 +35,16 @@ def test_a_burst_soon_after_another_is_waited_for_too(clock: Clock) -> None:
     assert clock.now == pytest.approx(0.2 + CALM_S, abs=0.01)
 
 
+@pytest.mark.parametrize(("step_s", "least"), [(0.008, 0.5), (0.03, 0.2), (0.06, 0.1)])
+def test_bursts_that_come_again_and_again_leave_training_its_share(clock: Clock, step_s: float, least: float) -> None:
+    trained = 0.0
+    while clock.now < 20.0:
+        give_way(lambda: float(clock.now % 0.1 < 0.02), step_s, clock.pause)
+        clock.now += step_s
+        trained += step_s
+    assert trained / clock.now > least
+
+
 def test_a_step_does_not_wait_where_messages_are_read_in_time(clock: Clock) -> None:
     give_way(lambda: LATE_S, 10.0, clock.pause)
     assert clock.now == 0.0

@@ -17,6 +17,16 @@ def test_samples_lie_under_their_numbers_and_the_first_of_a_number_counts() -> N
     np.testing.assert_array_equal(table.row("x"), [HOLE] * 3 + [7.0, 1.0, 9.0, 3.0, 11.0])
 
 
+def test_a_table_that_becomes_large_keeps_samples_and_holes() -> None:
+    table = SampleTable()
+    table.place(0, {"x": np.array([1.0, HOLE, 3.0])})
+    table.place(100_000, {"y": np.array([5.0])})
+    assert table.extent == 100_001
+    np.testing.assert_array_equal(table.row("x", 0, 5), [1.0, HOLE, 3.0, HOLE, HOLE])
+    np.testing.assert_array_equal(table.row("x", 99_999), [HOLE, HOLE])
+    np.testing.assert_array_equal(table.row("y", 99_999), [HOLE, 5.0])
+
+
 def test_a_channel_that_comes_late_or_stays_behind_has_holes() -> None:
     table = SampleTable()
     table.place(0, {"x": np.arange(5.0)})
@@ -26,12 +36,13 @@ def test_a_channel_that_comes_late_or_stays_behind_has_holes() -> None:
     np.testing.assert_array_equal(table.row("z"), [HOLE] * 7)
 
 
-def test_a_table_that_grows_moves_nothing() -> None:
+def test_a_table_that_has_become_large_moves_nothing() -> None:
     """To double it and to copy it kept the frames of a message waiting for a tenth of a second."""
     table = SampleTable()
-    table.place(0, {"x": np.arange(8000.0)})
+    for first in range(0, 80_000, 8000):
+        table.place(first, {"x": first + np.arange(8000.0)})
     held = table.row("x")
-    for first in range(8000, 640_000, 8000):
+    for first in range(80_000, 640_000, 8000):
         table.place(first, {"x": first + np.arange(8000.0)})
     assert np.shares_memory(held, table.row("x"))
     np.testing.assert_array_equal(table.row("x"), np.arange(640_000.0))

@@ -129,22 +129,45 @@ def off_px(result: Path, scan: RecordedScan, positions_m: np.ndarray) -> float:
     return float(np.abs(off - off.mean(axis=0)).max())
 
 
-@pytest.mark.parametrize("failing", [False, True])
-def test_the_device_is_warmed_up_before_the_first_scan_and_one_that_fails_still_records(
-    tmp_path, monkeypatch, caplog, failing
-):
-    warmed = []
+@pytest.fixture
+def warmed(monkeypatch) -> list[Any]:
+    """The devices that were warmed up; append an error to have it raised."""
+    seen: list[Any] = []
 
     def warm_up(device: str) -> None:
-        warmed.append(device)
-        if failing:
-            raise RuntimeError("no kernel image is available")
+        errors = [each for each in seen if isinstance(each, BaseException)]
+        seen.append(device)
+        if errors:
+            raise errors[0]
 
-    monkeypatch.setattr(daemon_module.ptyinr, "warm_up", warm_up)
-    with Daemon(configuration(tmp_path)) as daemon:
-        assert warmed == ["cpu"]
+    monkeypatch.setattr(daemon_module, "warm_up", warm_up)
+    monkeypatch.setattr(daemon_module, "choose_device", lambda name: name)
+    return seen
+
+
+def on(device: str) -> dict[str, Any]:
+    return {"training": {"device": device}}
+
+
+def test_a_gpu_is_warmed_up_before_the_first_scan_and_a_processor_is_not(tmp_path, warmed) -> None:
+    with Daemon(configuration(tmp_path / "a", **on("cpu"))), Daemon(configuration(tmp_path / "b", **on("cuda"))):
+        assert warmed == ["cuda"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no kernel image"), ValueError("not finite"), OSError("no library")])
+def test_a_device_that_fails_when_it_is_warmed_up_keeps_nobody_from_recording(tmp_path, warmed, caplog, error) -> None:
+    warmed.append(error)
+    with Daemon(configuration(tmp_path, **on("cuda"))) as daemon:
         assert daemon.endpoints["frames"].startswith("tcp://")
-    assert ("cpu fails: no kernel image is available" in caplog.text) == failing
+    assert f"cuda fails: {error}" in caplog.text
+
+
+def test_whoever_gives_up_while_it_is_warmed_up_leaves_nothing_running(tmp_path, warmed) -> None:
+    warmed.append(KeyboardInterrupt())
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        Daemon(configuration(tmp_path, **on("cuda"))).start()
+    assert {thread.name for thread in set(threading.enumerate()) - before if not thread.name.startswith("Any")} == set()
 
 
 def test_every_frame_that_is_sent_is_in_the_result_at_the_position_that_was_sent(tmp_path, simulated):
