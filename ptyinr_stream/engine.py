@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
@@ -45,6 +45,7 @@ from ptyinr_stream.frames import FrameConvention
 from ptyinr_stream.metadata import ScanRecord, report_record, scan_record
 from ptyinr_stream.optics import scan_optics
 from ptyinr_stream.refinement import Refinement
+from ptyinr_stream.threads import Threads
 from ptyinr_stream.warm_start import Start, WarmStart
 
 _log = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ class Engine:
         self._warm = WarmStart(folder and folder / "probes")
         self._checkpoints = Checkpoints(config.checkpoints) if config.checkpoints else None
         self._convention = FrameConvention(config.frames).describe()
+        self._threads = Threads(None if device == "cpu" else 1)
         self._scans: dict[str, _Scan] = {}
         self.history: list[ScanStatus] = []
         """Of the scans that are over, oldest first; the last hundred."""
@@ -246,7 +248,9 @@ class Engine:
 
     def _step(self, scan: _Scan, trainer: Trainer, now: Callable[[], float]) -> None:
         end = scan.refinement
-        trainer.step(1.0 if end is None else end.factor(now()))
+        # The first one finds the probe: how long that takes tells nothing.
+        with self._threads.step(now) if trainer.steps else nullcontext():
+            trainer.step(1.0 if end is None else end.factor(now()))
         scan.note(steps=trainer.steps, phase="training" if end is None else "refining")
         time = now()
         if trainer.steps == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -72,6 +73,23 @@ def test_snapshots_leave_three_times_as_often_at_first_as_configured(bench):
     assert status.last_snapshot_at == 1000.0 + seconds[-1]
     assert status.longest_gap_s == 6.0
     assert status.first_frame_at == status.last_frame_at == 1000.0
+
+
+def test_steps_are_taken_by_as_many_threads_as_are_chosen_but_the_search_for_the_probe(bench, monkeypatch):
+    b = bench(blind=True)
+    taken = []
+
+    @contextmanager
+    def step(now):
+        before = b.engine.status.steps
+        yield
+        taken.append(before)
+
+    monkeypatch.setattr(b.engine._threads, "step", step)
+    b.begin("a")
+    b.work(6)
+    assert taken[0] == 1
+    assert taken == [*range(1, b.engine.status.steps)]
 
 
 def test_rates_are_full_while_frames_arrive_and_fall_while_refining(bench, monkeypatch):
