@@ -21,6 +21,9 @@ PRIOR_WHERE_SPARSE_AND_DARK = 0.3
 and 22 / 13, 20 / 18 and 19 / 15, 20 / 19 and 19 / 14; `maze` 20 / 16 and 18 / 15, 18 / 18 and 16 / 16, 19 / 19 and
 17 / 17. The error of what is held out falls by a tenth and by a fifth, too. At 95 % it harms.
 Blind, since the probe is found (2026-11-26, 50 %, 10 s), without and with it: 21 / 13 and 21 / 18, 18 / 15 and 20 / 18.
+At 1 instead of 0.3, blind, medians of three seeds: `tungsten` 30 % 18.8 / 13.9 and 21.2 / 13.8, 50 % 19.7 / 14.9 and
+21.3 / 16.9; `maze` 30 % 17.3 / 16.5 and 18.0 / 16.2; with an absorption of 4 as well 20.4 / 14.0, -, 18.2 / 16.7. What
+is missing there is the sign of the defocus, in two of three seeds (overlap of the probe 0.2, 0.1, 0.7).
 """
 ABSORPTION_WHERE_DARK, ABSORPTION_WHERE_SPARSE = 1.5, 2.0
 """See `losses`. Where windows hardly overlap and photons are many, at 1, 2 and 4, medians of three seeds (2026-11-26):

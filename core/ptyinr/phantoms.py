@@ -50,8 +50,11 @@ def phantom(
         raise ValueError(f"floor is {floor}: the amplitude behind the thickest part lies above 0 and is at most 1")
     if not np.isfinite(phase_rad):
         raise ValueError(f"phase_rad is {phase_rad}: a finite number of radians is needed")
-    thickness = PHANTOMS[kind](shape, np.random.default_rng(seed))
-    thickness = (thickness - thickness.min()) / max(np.ptp(thickness), 1e-12)
+    random = np.random.default_rng(seed)
+    thickness = PHANTOMS[kind](shape, random)
+    while not np.ptp(thickness) > 0:  # a small field may lie within one island of the maze
+        thickness = PHANTOMS[kind](shape, random)
+    thickness = (thickness - thickness.min()) / np.ptp(thickness)
     return (floor**thickness * np.exp(1j * phase_rad * thickness)).astype(np.complex64)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
@@ -19,6 +19,7 @@ from ptyinr.phantoms import PHANTOMS, SPOKES, phantom
     st.floats(-3, 3),
     st.floats(0.05, 1),
 )
+@example("maze", (16, 16), 2877, 0.0, 0.5)
 def test_every_object_is_a_transmission(kind, shape, seed, phase_rad, floor):
     field = phantom(kind, shape, seed=seed, phase_rad=phase_rad, floor=floor)
     assert (field.shape, field.dtype) == (shape, np.complex64)

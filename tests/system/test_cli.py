@@ -409,13 +409,13 @@ def test_replay_and_run_make_a_result_together(tmp_path, started, simulated):
 
 
 def read_stderr_until(process: subprocess.Popen[str], text: str) -> None:
-    """Read what the process logs up to a line with some text."""
+    """Read what the process logs up to some text, from the pipe itself as `read_until`."""
     said = ""
     while text not in said:
         assert select.select([process.stderr], [], [], LONG_S)[0], f"it only said {said!r}"
-        line = process.stderr.readline()
-        assert line, f"it ended after {said!r}"
-        said += line
+        part = os.read(process.stderr.fileno(), 65536).decode()
+        assert part, f"it ended after {said!r}"
+        said += part
 
 
 def test_a_file_that_is_no_scan_is_one_line_in_a_process_too(tmp_path, started):
