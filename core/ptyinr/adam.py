@@ -15,7 +15,8 @@ from torch.optim.adam import adam
 
 BETAS = (0.9, 0.99)
 _EPSILON = 1e-8
-_MOMENTS = ("mean", "square", "visits")
+MOMENTS = ("mean", "square", "visits")
+"""What Adam remembers of a parameter's gradients."""
 
 
 @dataclass
@@ -25,28 +26,36 @@ class _Moments:
     visits: Tensor
 
 
+@dataclass
+class Group:
+    """Parameters that learn at one rate."""
+
+    parameters: list[nn.Parameter]
+    full_rate: float
+    rate: float = 0.0
+    """Of the last step."""
+
+
 class Adam:
     """What is remembered of the gradients, and the steps against them."""
 
     def __init__(self, groups: Sequence[tuple[Sequence[nn.Parameter], float]]) -> None:
-        """Each group has its parameters and their full rate."""
-        self._groups = [(list(parameters), rate) for parameters, rate in groups]
+        """Each group has its parameters and their full rate; one without parameters is none."""
+        self.groups = [Group(list(parameters), rate) for parameters, rate in groups if parameters]
         self._moments: dict[tuple[int, int], _Moments] = {}
-        self.factor = 1.0
-        """On the rates of the last step."""
 
     def clear_gradients(self) -> None:
         """Before a backward pass."""
-        for parameters, _ in self._groups:
-            for parameter in parameters:
+        for group in self.groups:
+            for parameter in group.parameters:
                 parameter.grad = None
 
     @torch.no_grad()
     def step(self, factor: float = 1.0) -> None:
         """Step by `factor` times the full rates; parameters without a gradient keep still, and their time too."""
-        self.factor = factor
-        for number, (parameters, rate) in enumerate(self._groups):
-            learning = [(k, p, p.grad) for k, p in enumerate(parameters) if p.grad is not None]
+        for number, group in enumerate(self.groups):
+            group.rate = factor * group.full_rate
+            learning = [(k, p, p.grad) for k, p in enumerate(group.parameters) if p.grad is not None]
             if not learning:
                 continue
             moments = [self._of(number, k, parameter) for k, parameter, _ in learning]
@@ -61,7 +70,7 @@ class Adam:
                 amsgrad=False,
                 beta1=BETAS[0],
                 beta2=BETAS[1],
-                lr=factor * rate,
+                lr=group.rate,
                 weight_decay=0.0,
                 eps=_EPSILON,
                 maximize=False,
@@ -77,7 +86,7 @@ class Adam:
         return {
             f"{number}.{k}.{kind}": getattr(each, kind)
             for (number, k), each in self._moments.items()
-            for kind in _MOMENTS
+            for kind in MOMENTS
         }
 
     def remember(self, moments: Mapping[str, Tensor]) -> None:
@@ -88,11 +97,11 @@ class Adam:
             ValueError: they are of another shape than the parameter.
         """
         self.forget()
-        for number, (parameters, _) in enumerate(self._groups):
-            for k, parameter in enumerate(parameters):
+        for number, group in enumerate(self.groups):
+            for k, parameter in enumerate(group.parameters):
                 if f"{number}.{k}.mean" in moments:
                     ours = self._of(number, k, parameter)
-                    for kind in _MOMENTS:
+                    for kind in MOMENTS:
                         mine, theirs = getattr(ours, kind), moments[f"{number}.{k}.{kind}"]
                         if mine.shape != theirs.shape:
                             raise ValueError(f"{number}.{k}.{kind} is {tuple(theirs.shape)}, not {tuple(mine.shape)}")

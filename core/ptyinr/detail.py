@@ -22,10 +22,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from .adam import BETAS
+from .adam import BETAS, MOMENTS
 from .geometry import Canvas
-
-_MOMENTS = ("mean", "square", "visits")
 
 
 class Detail(nn.Module):
@@ -36,7 +34,7 @@ class Detail(nn.Module):
         super().__init__()
         self._canvas = canvas
         self.register_buffer("values", torch.zeros((*canvas.shape, 2), device=device))
-        for name in _MOMENTS if learning else ():
+        for name in MOMENTS if learning else ():
             depth = 1 if name == "visits" else 2
             self.register_buffer(name, torch.zeros((*canvas.shape, depth), device=device), persistent=False)
 
@@ -66,16 +64,16 @@ class Detail(nn.Module):
     @property
     def moments(self) -> dict[str, Tensor]:
         """What Adam keeps, to be remembered elsewhere."""
-        return {name: self.get_buffer(name) for name in _MOMENTS}
+        return {name: self.get_buffer(name) for name in MOMENTS}
 
     def remember(self, moments: Mapping[str, Tensor]) -> None:
         """Take over the `moments` of other pixels on the same canvas."""
-        for name in _MOMENTS:
+        for name in MOMENTS:
             self.get_buffer(name).copy_(moments[name])
 
     def forget(self) -> None:
         """Start the moments anew."""
-        for name in _MOMENTS:
+        for name in MOMENTS:
             self.get_buffer(name).zero_()
 
     def cover(self, canvas: Canvas) -> None:

@@ -42,7 +42,7 @@ def trained(seconds: float, way: str) -> tuple[float, int]:
     while time.monotonic() < began + seconds:
         with threads.step(time.monotonic) if way == "chosen" else nullcontext():
             trainer.step()
-    rate, number = trainer.steps / (time.monotonic() - began), threads.number
+    rate, number = (trainer.steps - 1) / (time.monotonic() - began), threads.number
     torch.set_num_threads(most)
     return rate, number
 

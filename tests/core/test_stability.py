@@ -28,7 +28,9 @@ def spoil(trainer, by=0.3, averaged=True):
 
 def caution(trainer):
     """The last step's rates, in units of the full ones."""
-    return trainer._optimiser.factor
+    factors = [group.rate / group.full_rate for group in trainer._optimiser.groups]
+    assert factors == pytest.approx(factors[:1] * len(factors))
+    return factors[0]
 
 
 def weights(trainer):

@@ -166,7 +166,9 @@ def test_the_rates_follow_the_anneal(scan, trainer_of):
     trainer.step(anneal=0.0)
     assert all(torch.equal(value, before[name]) for name, value in weights(trainer).items())
     trainer.step(anneal=0.5)
-    assert trainer._optimiser.factor == 0.5
+    assert [group.rate for group in trainer._optimiser.groups] == [
+        0.5 * group.full_rate for group in trainer._optimiser.groups
+    ]
     assert all(not torch.equal(value, before[name]) for name, value in weights(trainer).items() if "detail" in name)
 
 

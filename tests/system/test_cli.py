@@ -359,12 +359,12 @@ def started(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def read_until(process: subprocess.Popen[str], text: str) -> str:
-    """Everything the process prints up to some text; from the pipe itself, since a buffer hides lines from `select`."""
-    said = ""
+def read_until(process: subprocess.Popen[str], text: str, stream: str = "stdout") -> str:
+    """Everything the process says up to some text; from the pipe itself, since a buffer hides lines from `select`."""
+    said, pipe = "", getattr(process, stream)
     while text not in said:
-        assert select.select([process.stdout], [], [], LONG_S)[0], f"it only said {said!r}"
-        part = os.read(process.stdout.fileno(), 65536).decode()
+        assert select.select([pipe], [], [], LONG_S)[0], f"it only said {said!r}"
+        part = os.read(pipe.fileno(), 65536).decode()
         assert part, f"it ended after {said!r}: {process.stderr.read()}"
         said += part
     return said
@@ -398,7 +398,7 @@ def test_replay_and_run_make_a_result_together(tmp_path, started, simulated):
     out, err = sender.communicate(timeout=LONG_S)
     assert sender.returncode == 0, err
     uid = re.search(r"run (\S+): 20 frames sent", out)[1]
-    read_stderr_until(daemon, f"scan {uid}: done, 20 frames, 1 steps")
+    read_until(daemon, f"scan {uid}: done, 20 frames, 1 steps", "stderr")
     daemon.terminate()
     _, err = daemon.communicate(timeout=LONG_S)
     assert daemon.returncode == 0, err
@@ -406,16 +406,6 @@ def test_replay_and_run_make_a_result_together(tmp_path, started, simulated):
         assert file.attrs["frames"] == 20
         settings = Config.model_validate_json(file.attrs["configuration"])
     assert settings == Config.model_validate(tomllib.loads(path.read_text()))
-
-
-def read_stderr_until(process: subprocess.Popen[str], text: str) -> None:
-    """Read what the process logs up to some text, from the pipe itself as `read_until`."""
-    said = ""
-    while text not in said:
-        assert select.select([process.stderr], [], [], LONG_S)[0], f"it only said {said!r}"
-        part = os.read(process.stderr.fileno(), 65536).decode()
-        assert part, f"it ended after {said!r}"
-        said += part
 
 
 def test_a_file_that_is_no_scan_is_one_line_in_a_process_too(tmp_path, started):
