@@ -383,11 +383,11 @@ def test_what_ends_the_intake_ends_the_daemon(tmp_path, simulated, monkeypatch):
 
 
 def test_a_closed_daemon_leaves_no_thread_and_no_port(tmp_path):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with Daemon(configuration(tmp_path)) as daemon:
         endpoints = daemon.endpoints
         assert all(endpoint.rsplit(":", 1)[1].isdecimal() for endpoint in endpoints.values())
-        assert threading.active_count() > before
+        assert set(threading.enumerate()) - before
     with zmq.Context() as context:
         for endpoint in endpoints.values():
             with context.socket(zmq.PULL) as socket:
