@@ -7,14 +7,25 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from ptyinr.types import ScanGeometry
 from ptyinr_stream.formats import RecordedScan
 
-# Nothing here is about time: a machine that does much else is slow, not wrong.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# Nothing here is about time: a machine that does much else is slow, not wrong. And two runs of the same code say the
+# same; new cases are for the benchmarks (`assembler_orders`, `fuzz_decoders`).
+settings.register_profile("patient", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Fields this small gain nothing from a second thread, and wait for it where other programs share the processor."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

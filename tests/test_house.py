@@ -25,6 +25,7 @@ TOOLS = {
 NO_PYRIGHT = "pyright did not start. The first time it is run it fetches itself from the npm registry; see its output."
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_no_tool_has_a_complaint(tool: str) -> None:
     path = os.pathsep.join([str(ROOT / "core"), str(ROOT)])
@@ -34,7 +35,7 @@ def test_no_tool_has_a_complaint(tool: str) -> None:
         env=os.environ | {"PYTHONPATH": path, "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1", "NO_COLOR": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     said = done.stdout + done.stderr

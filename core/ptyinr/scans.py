@@ -64,7 +64,9 @@ def spiral(room: tuple[int, int], step_px: tuple[float, float]) -> Corners:
 
 
 def _lines(room: tuple[int, int], step_px: tuple[float, float]) -> list[NDArray[np.float64]]:
-    return [np.arange(int(n / s + 1e-9) + 1) * s for n, s in zip(room, _positive(step_px), strict=True)]
+    # Ten times the number after 0.7 is more than 7.
+    steps = zip(room, _positive(step_px), strict=True)
+    return [np.minimum(np.arange(int(n / s + 1e-9) + 1) * s, n) for n, s in steps]
 
 
 def _positive(step_px: tuple[float, float]) -> NDArray[np.float64]:

@@ -41,6 +41,8 @@ WRITE_ERRORS = (OSError, RuntimeError)
 class SegmentWriter:
     """A new file; the frames that `first` stands for are kept as chunks, all others packed.
 
+    It gets its name when others may read it: until then it is locked, and one who tries could keep it from being so.
+
     Raises:
         OSError: the file cannot be made.
     """
@@ -57,11 +59,14 @@ class SegmentWriter:
         self._ids: list[tuple[int, int]] = []
         self._like = None if first is None or _pixels(first.image) is None else _like(first)
         self._lengths = {"bytes": 0, "exposures": 0, "frames/data": 0}
-        self._file: Any = h5py.File(path, "w", libver="latest")
+        new = path.with_name(f".{path.name}")
+        self._file: Any = h5py.File(new, "w", libver="latest")
         try:
             self._create(attributes)
+            os.replace(new, path)
         except WRITE_ERRORS:
             self.abandon()
+            new.unlink(missing_ok=True)
             raise
 
     @property

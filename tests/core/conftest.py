@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from ptyinr import Batch, ScanGeometry, ScanRange
 from ptyinr.settings import TrainerSettings
@@ -104,15 +103,6 @@ def simulated(
     expected = np.array(counts)
     counted = random.poisson(expected).astype(np.uint16) if poisson else expected
     return Scan(geometry, scan_range, probe, defocus_m, positions, counted, seed)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread() -> Iterator[None]:
-    """Fields this small gain nothing from a second thread, and wait for it where other programs share the processor."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

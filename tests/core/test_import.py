@@ -21,7 +21,7 @@ def loaded_by(statement: str) -> set[str]:
         env=os.environ | {"PYTHONPATH": str(CORE)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     )
     return set(done.stdout.split())

@@ -149,7 +149,7 @@ def test_blind_training_does_not_move_the_factor_from_the_probe_into_the_object(
     truth = smooth((72, 72)).numpy()
     scan = simulate(geometry, truth, probe, raster((48, 48), (3, 3)))
     wrong = scan.probe[0] * np.exp(0.1 * random.normal(size=(24, 24)))
-    settings = TrainerSettings(held_steps=0)
+    settings = TrainerSettings(held_steps=0, precision="float32")
     trainer = Trainer(geometry, ScanRange.of(scan.positions_m), settings, probe=wrong)
     trainer.append(scan.batch())
     for _ in range(150):

@@ -41,6 +41,15 @@ def test_a_gain_alone_is_found_exactly(gain, brightest, seed):
 
 
 @settings(max_examples=25, deadline=None)
+@given(st.floats(20, 1e5), st.floats(0, 0.05), st.integers(3, 9), st.floats(0, 2), seeds)
+def test_a_gain_is_found_in_a_few_frames_though_most_lit_pixels_have_several_photons(gain, spread, frames, dark, seed):
+    random = np.random.default_rng(seed)
+    counts = random.poisson(np.where(RADIUS < 9, 6.0, dark * np.exp(-RADIUS / 6)) * np.ones((frames, 1, 1))) * gain
+    noise = estimate_noise((counts + spread * gain * random.normal(size=counts.shape)).clip(0))
+    assert noise.gain == pytest.approx(gain, rel=0.05)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.floats(1.0, 300.0), st.floats(1e4, 1e6), seeds)
 def test_a_gaussian_alone_is_found(sigma, brightest, seed):
     random = np.random.default_rng(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ptyinr.geometry import ROUNDED, window_corners_px
@@ -240,6 +241,7 @@ def test_an_overlap_that_is_none_is_refused(overlap, complaint):
 
 
 @settings(max_examples=60, deadline=None)
+@example(7, 55, math.nextafter(0.7, 1), 1.1, 0)
 @given(st.integers(0, 90), st.integers(0, 70), st.floats(0.7, 40), st.floats(0.7, 40), st.integers(0, 9))
 def test_every_window_of_every_scan_lies_on_the_object(rows, columns, down, across, seed):
     room, step = (rows, columns), (down, across)

@@ -54,7 +54,9 @@ def same(one: object, other: object) -> bool:
     )
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.data())
 def test_everything_comes_out_in_order_and_memory_holds_no_more_than_it_may(tmp_path, data):
     backlog, put, got = Backlog[Output](5 * FRAME_BYTES, tmp_path), [], []
@@ -119,7 +121,7 @@ def test_without_room_on_the_disk_frames_wait_in_memory_and_it_is_said_once(tmp_
     assert backlog.status()["memory_mb"] == 6e-6 * FRAME_BYTES
     for first in range(0, 12, 3):
         assert same(backlog.get(), joined(first, 3))
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("ptyinr_stream")] == [
         f"frames that training has not taken yet fill the memory: {tmp_path}: frames cannot be kept there: "
         "File too large"
     ]

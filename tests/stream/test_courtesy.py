@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from ptyinr_stream import courtesy
@@ -13,7 +15,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(courtesy.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(courtesy, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def pause(self, seconds: float) -> None:
         self.now += seconds

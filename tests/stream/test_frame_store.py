@@ -16,7 +16,9 @@ from ptyinr_stream.errors import ConfigError, FrameStoreError
 from ptyinr_stream.frame_store import DiskStore, check_folder, free_bytes
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
 def test_frames_come_back_as_from_memory_however_they_were_appended(tmp_path, portions, seed):
     random = np.random.default_rng(seed)

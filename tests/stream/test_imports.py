@@ -27,7 +27,7 @@ def import_all(*packages):
 EFFECTS = (
     IMPORT_ALL
     + """
-import logging, os, random, signal, sys, threading, warnings
+import gc, logging, os, random, signal, sys, threading, warnings
 import numpy as np
 import torch
 
@@ -62,6 +62,7 @@ def state():
         "warnings": warnings.filters[:],
     }
 
+gc.collect()
 before = state()
 import_all("ptyinr", "ptyinr_stream")
 after = state()

@@ -62,6 +62,7 @@ class Ends:
 def ends() -> Iterator[Ends]:
     both = Ends()
     yield both
+    both.blocks._ahead.shutdown()
     both.lender.close()
     both.borrower.close()
 
@@ -206,11 +207,13 @@ def test_a_block_is_forgotten_before_another_can_lie_at_its_address() -> None:
 
     other = threading.Thread(target=churn)
     other.start()
-    for _ in range(300):
-        kept = [shared(2**16), *kept[:2]]
-        assert shared._files.keys() >= {one.__array_interface__["data"][0] for one in kept}
-    stop.set()
-    other.join()
+    try:
+        for _ in range(300):
+            kept = [shared(2**16), *kept[:2]]
+            assert shared._files.keys() >= {one.__array_interface__["data"][0] for one in kept}
+    finally:
+        stop.set()
+        other.join()
     kept.clear()
     assert not shared._files
     assert not opened_since(before)

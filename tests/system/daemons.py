@@ -14,7 +14,7 @@ from ptyinr_stream.replay import HXN_ENCODERS
 
 
 def configuration(folder: Path, *, training: dict[str, Any] | None = None, **sections: Any) -> Config:
-    """Of one that listens on ports of its own, with a Tiled server and results in the folder."""
+    """Of one that listens on ports of its own; Tiled server, results and recordings in the folder, however full."""
     stream = {"endpoint": "tcp://127.0.0.1:*", "bind": True}
     values = {
         "streams": {
@@ -27,6 +27,7 @@ def configuration(folder: Path, *, training: dict[str, Any] | None = None, **sec
         "training": {"device": "cpu", "refine_s": 0.5, "snapshot_s": 0.2, **(training or {})},
         "tiled": {"folder": folder / "tiled", "port": 0},
         "output": {"folder": folder / "results"},
+        "recording": {"free_gb": 0.0},
     }
     return parse_config({**values, **sections})
 

@@ -350,7 +350,7 @@ def test_what_ends_the_thread_is_raised_by_check_and_releases_the_receivers() ->
 
 def test_the_status_shows_open_scans() -> None:
     inbox, outputs = Inbox(1000), queue.Queue()
-    intake = Intake(configuration(), inbox, outputs.put)
+    intake = Intake(configuration(), inbox, outputs.put, clock=lambda: 0.0)
     inbox.put(Message("documents", [Scan("a", 3).start()], 0.0), 1)
     outputs.get(timeout=5)
     inbox.put(Message("documents", [b"hxn other"], 1.0), 1)  # the tick that follows shows what came before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,6 +17,7 @@ from ptyinr.metrics import phase_correlation
 from ptyinr.settings import TrainerSettings
 from ptyinr.trainer import Trainer
 from ptyinr.types import Batch
+from ptyinr_stream import offline
 from ptyinr_stream.cli import app
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.errors import ConfigError, PublishError, ScanFileError
@@ -74,6 +77,8 @@ def test_nothing_is_held_out_when_training_is_on_all_frames(tmp_path, simulated)
 def test_time_is_spent_on_steps_whose_rates_fall(tmp_path, simulated, monkeypatch):
     factors = []
     step = Trainer.step
+    ticks = itertools.count(0, 0.1)
+    monkeypatch.setattr(offline, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
     monkeypatch.setattr(Trainer, "step", lambda self, anneal=1.0: factors.append(anneal) or step(self, anneal))
     rows, columns = np.mgrid[-16:16, -12:12]
     probe = np.exp(-(rows**2 + columns**2) / 30).astype(np.complex64)

@@ -28,7 +28,7 @@ from ptyinr_stream.recordings.folder import Recording
 from ptyinr_stream.recordings.resumptions import attempts
 from ptyinr_stream.replay import Endpoints, Replay, ReplayReport
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(600)]
 
 ANY = Endpoints("tcp://127.0.0.1:*", "tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
 LONG_S = 100.0
@@ -98,7 +98,7 @@ def configured(folder: Path, endpoints: Endpoints, port: int, training: str) -> 
 
 def said(port: int, name: str) -> Any:
     """What the scan's container says of itself."""
-    answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/metadata/processed/ptyinr/{UID}", trust_env=False)
+    answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/metadata/processed/ptyinr/{UID}", timeout=30, trust_env=False)
     return answer.json()["data"]["attributes"]["metadata"].get(name) if answer.is_success else None
 
 

@@ -184,7 +184,7 @@ def test_the_receiver_tells_how_its_stream_stands(name: str, publishers: Publish
 def test_check_tells_how_a_stream_stands(name: str, publishers: Publishers, tmp_path: Path) -> None:
     case = CASES[name]
     config = configuration(tmp_path, frames={"endpoint": publishers.open(case), **case.stream})
-    verdicts = {road: (verdict, good) for road, verdict, good in islice(checks(config, timeout_s=1.0), 3)}
+    verdicts = {road: (verdict, good) for road, verdict, good in islice(checks(config, timeout_s=3.0), 3)}
     verdict, good = verdicts["frames"]
     assert case.verdict in verdict
     assert good == case.good
@@ -198,7 +198,7 @@ def test_a_key_that_is_missing_or_malformed_is_told_before_anything_starts(
 ) -> None:
     monkeypatch.setenv(variable, key)
     config = configuration(tmp_path, frames={"endpoint": "tcp://127.0.0.1:1", **OWN})
-    verdicts = {road: (verdict, good) for road, verdict, good in islice(checks(config, timeout_s=1.0), 3)}
+    verdicts = {road: (verdict, good) for road, verdict, good in islice(checks(config, timeout_s=3.0), 3)}
     assert variable in verdicts["frames"][0]
     assert (key or "\0") not in verdicts["frames"][0]
     assert not verdicts["frames"][1]
@@ -212,7 +212,7 @@ def test_a_secret_key_may_lie_in_a_file_and_is_never_shown(
     (tmp_path / "key").write_bytes(keys["own"][1] + b"\n")
     endpoint = publishers.open(Case("", "", "", listed=True, sends=True))
     config = configuration(tmp_path, frames={"endpoint": endpoint, **KEY, "secret_key_file": tmp_path / "key"})
-    (_, verdict, good), *_ = islice(checks(config, timeout_s=1.0), 1, 3)
+    (_, verdict, good), *_ = islice(checks(config, timeout_s=3.0), 1, 3)
     assert good
     assert keys["own"][0].decode() in verdict
     assert keys["own"][1].decode() not in verdict
