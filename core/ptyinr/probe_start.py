@@ -51,6 +51,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .apart import PHOTONS_APART, photons_apart, pixels_apart
 from .light import SPARSE, windows_a_pixel
 from .losses import FEW_PHOTONS, photons_a_pixel
 from .propagation import free_space_phases
@@ -76,6 +77,10 @@ SURE = 0.06
 """Confidence from which on a start is trusted without more frames."""
 CONTRADICTED = 1.1
 """Disagreement from which on a probe of an earlier scan is refused."""
+NATS = 50.0
+"""A likelihood of kept photons smaller by so many powers of e counts as an error larger by one. Three make it sure."""
+THINNINGS = 8
+"""Of the photons: what the shortlist is judged by where windows hardly overlap and photons are few."""
 RIVALS = 3
 """Candidates that a doubtful probe is compared with after refinement."""
 COARSE = 64
@@ -94,8 +99,6 @@ class ProbeStart:
     """(1, h, w) complex64 in root photons, its centre of mass in the middle."""
     defocus_m: tuple[float, float]
     """Along rows and columns; they differ by the astigmatism."""
-    error: float
-    """Relative squared error of the amplitudes of the frames kept apart."""
     confidence: float
     """0: a different probe explains the frames as well; towards 1: no other comes near."""
     frames: int
@@ -148,8 +151,8 @@ def blind_start(
     def best(pairs: list[tuple[float, float]]) -> tuple[float, float]:
         new = [pair for pair in pairs if pair not in tried]
         probes = _defocused(coarse.mean, coarse.phases, new)
-        engine = Rpie(probes, coarse.amplitudes, coarse.corners, few, sparse=sparse)
-        tried.update(zip(new, engine.sweep(random).tolist(), strict=True))
+        errors = _swept(probes, coarse, few, sparse, random)
+        tried.update(zip(new, errors.tolist(), strict=True))
         return min(tried, key=lambda pair: tried[pair])
 
     near = sparse and _near_focus(amplitudes, _defocused(mean, phases, [(z, z) for z in sweep]))
@@ -159,28 +162,29 @@ def blind_start(
         best([(pair[0], z) for z in sweep])
     answers = _shortlist(tried, coarse.mean, coarse.phases)
     shortlist = _defocused(coarse.mean, coarse.phases, answers)
-    engine = Rpie(shortlist, coarse.amplitudes, coarse.corners, few, JUDGES, sparse)
-    engine.refine(SPARSE_PASSES if sparse else SHORT_PASSES, random)
-    errors = engine.judged()
+    if sparse and few:
+        sweeps = [_swept(shortlist, coarse, few, sparse, random) for _ in range(THINNINGS)]
+        errors = PHOTONS_APART * torch.stack(sweeps).mean(0) / NATS
+        errors = (errors - errors.min()).exp()
+    else:
+        shown, judging = pixels_apart(coarse.amplitudes) if sparse else (coarse.amplitudes, None)
+        engine = Rpie(shortlist, shown, coarse.corners, few, JUDGES, sparse, judging)
+        engine.refine(SPARSE_PASSES if sparse else SHORT_PASSES, random)
+        errors, shortlist = engine.judged(), engine.probes
     first = int(errors.argmin())
-    apart = overlaps(engine.probes[first : first + 1], engine.probes)[0].cpu() < SAME
+    apart = overlaps(shortlist[first : first + 1], shortlist)[0].cpu() < SAME
     rival = float(errors[apart].min()) if apart.any() else float("inf")
     confidence = max(0.0, 1.0 - float(errors[first]) / max(rival, 1e-12))
     if near or len(amplitudes) <= JUDGES:
         # Nothing was compared, or only by frames that a probe was fitted to: any explains those.
         confidence = 0.0
 
-    probes = engine.probes[first : first + 1]
-    if not sparse or coarse.mean is not mean:
-        began = _defocused(mean, phases, answers[first : first + 1])
-        engine = Rpie(began, amplitudes, corners_px, few, sparse=sparse)
-        engine.refine(REFINE_PASSES, random)
-        probes = engine.probes
-    error = float(errors[first])
-    probe = centred(probes[0])[None]
+    engine = Rpie(_defocused(mean, phases, answers[first : first + 1]), amplitudes, corners_px, few, sparse=sparse)
+    engine.refine(REFINE_PASSES, random)
+    probe = centred(engine.probes[0])[None]
     # The engine is free to move brightness between probe and object; the model's object starts at 1.
     probe = probe * (mean.sum() / probe.abs().square().sum()).sqrt()
-    return ProbeStart(probe, answers[first], error, confidence, len(amplitudes))
+    return ProbeStart(probe, answers[first], confidence, len(amplitudes))
 
 
 @_one_thread()
@@ -231,6 +235,14 @@ class _Coarse:
     corners: Tensor
     mean: Tensor
     phases: list[Tensor]
+
+
+def _swept(probes: Tensor, coarse: _Coarse, few: bool, sparse: bool, random: np.random.Generator) -> Tensor:
+    """(k,) how badly each probe explains what it has not seen: errors, or -log likelihoods of sparse photons."""
+    shown, judging = coarse.amplitudes, None
+    if sparse:
+        shown, judging = photons_apart(shown, random) if few else pixels_apart(shown)
+    return Rpie(probes, shown, coarse.corners, few, sparse=sparse, judging=judging).sweep(random)
 
 
 def _set_up(

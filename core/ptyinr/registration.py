@@ -51,11 +51,14 @@ def registered(
     truth_seen: NDArray[np.bool_] | None = None,
     probe: Complex | None = None,
     ramp: bool = True,
+    shift: bool = True,
 ) -> Registered:
     """Bring `field` to the pixels of `truth`.
 
     Positions place it, a correlation of phase slopes finds the shift that is left, and least squares refine shift,
-    ramp, phase and scale together. What is moved by whole pixels is not interpolated.
+    ramp, phase and scale together, from there and from the positions alone: where there is more noise than object the
+    correlation may lie anywhere, even where the probe would have left its window. The better of the two is taken. What
+    is moved by whole pixels is not interpolated.
 
     Args:
         field: (H', W') complex object.
@@ -66,6 +69,7 @@ def registered(
         truth_seen: (H, W) where `truth` is known; None for everywhere.
         probe: (modes, h, w) or (h, w) that belongs to `field`.
         ramp: whether a phase ramp is unknown, as it is after a blind start.
+        shift: whether a shift is, likewise; False takes the positions' word, to the whole pixel.
 
     Raises:
         ValueError: the corners do not belong together, or the two share less than 16 x 16 pixels.
@@ -82,10 +86,14 @@ def registered(
         common = common & truth_seen
     box = inner_box(np.asarray(binary_fill_holes(common), bool))
     target, trusted = truth[box], common[box]
-    for _ in range(2):  # the second time the same part of the sample is in both boxes
+    placed = whole
+    for _ in range(2 if shift else 0):  # the second time the same part of the sample is in both boxes
         whole = whole + np.rint(_shift_between(_taken(field, whole, box), target))
-    total = whole + _shift_between(_taken(field, whole, box), target)
-    total, wave = _refined(field, target, box, total, trusted, ramp)
+    begun = [placed]
+    if shift and (probe is None or (np.abs(whole - offset) <= np.array(probe.shape[-2:]) / 2).all()):
+        begun.append(whole + _shift_between(_taken(field, whole, box), target))
+    found = [_refined(field, target, box, each, trusted, ramp, shift) for each in begun]
+    _, total, wave = min(found, key=lambda fit: fit[0])
     slopes = wave[:2]
     everywhere = (slice(0, truth.shape[0]), slice(0, truth.shape[1]))
     moved = _taken(field, total, everywhere) * _waves(wave, everywhere, box)
@@ -182,9 +190,15 @@ def _ramp_between(field: Complex, reference: Complex) -> tuple[float, float, flo
 
 
 def _refined(
-    field: Complex, target: Complex, box: Box, total: NDArray[np.floating], trusted: NDArray[np.bool_], ramp: bool
-) -> tuple[NDArray[np.floating], NDArray[np.complexfloating]]:
-    """Least squares of the shift and of the logarithm of the wave (down, right, at the box's middle).
+    field: Complex,
+    target: Complex,
+    box: Box,
+    total: NDArray[np.floating],
+    trusted: NDArray[np.bool_],
+    ramp: bool,
+    free: bool,
+) -> tuple[float, NDArray[np.floating], NDArray[np.complexfloating]]:
+    """Least squares of the shift and of the logarithm of the wave (down, right, at the box's middle), and what is left.
 
     A step solves target = moved - d . grad + (i k . x + c) target for the shift d, the slopes k and the complex c.
     """
@@ -198,12 +212,12 @@ def _refined(
     weight = trusted * np.outer(*(np.hanning(n + 2)[1:-1] for n in target.shape))
     tilts = [1j * axis * target for axis in axes] if ramp else []
     shifts = [-part for part in np.gradient(target)]
-    moving = [True, True]
+    moving = [free, free]
     for step in range(_STEPS):
         if step == _STEPS - 2:  # the last two fit the wave to what will be delivered
             near = np.abs(total - np.rint(total)) < IN_PLACE_PX
             total, moving = np.where(near, np.rint(total), total), [False, False]
-        directions = [part for part, free in zip(shifts, moving, strict=True) if free] + tilts + [target, 1j * target]
+        directions = [part for part, moves in zip(shifts, moving, strict=True) if moves] + tilts + [target, 1j * target]
         rest = target - _taken(field, total, box) * _waves(wave, box, box)
         basis = np.stack([part.ravel() for part in directions])
         weighted = (basis * weight.ravel()).conj()
@@ -214,7 +228,8 @@ def _refined(
         if ramp:
             wave[:2] += change[:2]
         wave[2] += change[-2] + 1j * change[-1]
-    return total, wave
+    rest = target - _taken(field, total, box) * _waves(wave, box, box)
+    return float((weight * np.abs(rest) ** 2).sum()), total, wave
 
 
 def _waves(wave: NDArray[np.complexfloating], region: Box, box: Box) -> Complex:

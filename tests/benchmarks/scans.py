@@ -140,11 +140,14 @@ def covered(scan: Simulation) -> np.ndarray:
 
 
 def score(field: np.ndarray, corners_px: np.ndarray, probe: np.ndarray, scan: Simulation, *, ramp: bool) -> Score:
-    """Of an object, its window corners and its probe (modes, h, w); nan where they are not finite."""
+    """Of an object, its window corners and its probe (modes, h, w); nan where they are not finite.
+
+    With a known probe neither a phase `ramp` nor a shift is free.
+    """
     if not (np.isfinite(field).all() and np.isfinite(probe).all() and np.abs(field).any() and np.abs(probe).any()):
         return Score()
     truth = covered(scan)
-    there = registered(field, corners_px, truth, scan.positions_px, probe=probe, ramp=ramp)
+    there = registered(field, corners_px, truth, scan.positions_px, probe=probe, ramp=ramp, shift=ramp)
     objects = object_fidelity(there.object, truth, there.seen)
     probes = probe_fidelity(there.probe[0], scan.probe[0])
     return Score(

@@ -124,6 +124,24 @@ def test_a_ramp_counts_where_the_probe_was_known(truth, corners, wave):
     assert min(psnr(2.7j * truth, truth, corners, ramp=False)) > 100
 
 
+def test_a_shift_counts_where_the_positions_say_everything(truth, corners):
+    assert min(psnr(truth, truth, corners, shift=False)) > 100
+    assert min(psnr(2.7j * truth, truth, corners, ramp=False, shift=False)) > 100
+    found = registered(np.roll(truth, (1, -2), (0, 1)), corners, truth, corners, shift=False)
+    assert found.shift_px == (0, 0)
+    assert max(psnr(np.roll(truth, (1, -2), (0, 1)), truth, corners, shift=False)) < 40
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_is_not_led_farther_than_its_window(truth, corners, seed):
+    """It lay as well 27 pixels beside the truth, and that gave an object without content two decibels."""
+    random = np.random.default_rng(seed)
+    noise = 1 + 0.3 * (random.normal(size=SHAPE) + 1j * random.normal(size=SHAPE))
+    found = registered(noise, corners, truth, corners, probe=np.ones((8, 10), complex))
+    assert np.abs(found.shift_px[0]) <= 4 + 8  # what least squares may add
+    assert np.abs(found.shift_px[1]) <= 5 + 8
+
+
 @pytest.mark.parametrize("offset", [(3, -5), (-7, 11)])
 def test_whole_pixels_make_no_difference(truth, corners, wave, offset):
     assert min(psnr(np.roll(truth * wave, offset, (0, 1)), truth, corners)) > 60
