@@ -30,12 +30,12 @@ ABSORPTION_WHERE_DARK, ABSORPTION_WHERE_SPARSE, ABSORPTION_WHERE_ALL_IS_UNSURE =
 27.4 / 31.9, 25.1 / 29.6; `maze` without noise, blind 15.9 / 17.8, 16.9 / 18.6, -; known 21.0 / 25.2, 24.5 / 27.6, 26.2
 / 31.1; 50 %, blind, 130 steps, 1 and 2: `tungsten` without noise 30.5 / 31.3, 30.3 / 31.5; `maze` 23.0 / 25.5, 25.9 /
 27.0. Ten photons as well, blind, at 2, 2.5, 3 and 4, medians of seeds 5 to 8, which nothing else was chosen by
-(2026-11-26): 30 %, `tungsten` 21.1 / 13.3, 21.4 / 13.3, 21.6 / 13.3, 21.7 / 13.2; `maze` 18.2 / 15.6, 19.0 / 15.6, 19.3
-/ 15.6, 19.1 / 15.6; 50 % 21.3 / 16.9, 21.6 / 16.7, 21.7 / 16.4, 21.6 / 16.0; 19.7 / 17.1, 19.5 / 17.2, 19.4 / 17.2, 19.1
-/ 17.2. With half or two thirds of the prior phases are worse, with a likelihood both are; a probe that is held all the
-time is worse at 50 %. Pixels beside the network help there: probe given, `maze`, seeds 3 to 6, without and with them
-30 % 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; `tungsten` 21.7 / 16.8 and 21.5 / 16.5, 21.8 / 18.1
-and 21.7 / 18.6; blind no difference.
+(2026-11-26): 30 %, `tungsten` 21.1 / 13.3, 21.4 / 13.3, 21.6 / 13.3, 21.7 / 13.2; `maze` 18.2 / 15.6, 19.0 / 15.6,
+19.3 / 15.6, 19.1 / 15.6; 50 % 21.3 / 16.9, 21.6 / 16.7, 21.7 / 16.4, 21.6 / 16.0; 19.7 / 17.1, 19.5 / 17.2, 19.4 /
+17.2, 19.1 / 17.2. With half or two thirds of the prior phases are worse, with a likelihood both are; a probe that is
+held all the time is worse at 50 %. Pixels beside the network help there: probe given, `maze`, seeds 3 to 6, without
+and with them 30 % 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; `tungsten` 21.7 / 16.8 and 21.5 /
+16.5, 21.8 / 18.1 and 21.7 / 18.6; blind no difference.
 """
 DETAIL_RATE, DETAIL_RATE_OF_NOISE = 6e-2, 1e-2
 PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2

@@ -81,7 +81,7 @@ class LossSettings:
 
     absorption: float | None = None
     """How many times less usual than a change of the phase a change of the amplitude is: hard X-rays are delayed more
-    than absorbed. None takes 1, or 1.5 where photons are few, or 2 where windows hardly overlap, or 3 where both and the
+    than absorbed. None takes 1, or 1.5 where photons are few, or 2 where windows hardly overlap, or 3 if both and the
     probe is to be found."""
     aperture: float | None = None
     """Weight of the prior that the probe's far field is dark where nothing shows that it is lit. None takes 1, which is
