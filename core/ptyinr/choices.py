@@ -32,10 +32,10 @@ ABSORPTION_WHERE_DARK, ABSORPTION_WHERE_SPARSE, ABSORPTION_WHERE_ALL_IS_UNSURE =
 27.0. Ten photons as well, blind, at 2, 2.5, 3 and 4, medians of seeds 5 to 8, which nothing else was chosen by
 (2026-11-26): 30 %, `tungsten` 21.1 / 13.3, 21.4 / 13.3, 21.6 / 13.3, 21.7 / 13.2; `maze` 18.2 / 15.6, 19.0 / 15.6,
 19.3 / 15.6, 19.1 / 15.6; 50 % 21.3 / 16.9, 21.6 / 16.7, 21.7 / 16.4, 21.6 / 16.0; 19.7 / 17.1, 19.5 / 17.2, 19.4 /
-17.2, 19.1 / 17.2. With half or two thirds of the prior phases are worse, with a likelihood both are; a probe that is
-held all the time is worse at 50 %. Pixels beside the network help there: probe given, `maze`, seeds 3 to 6, without
-and with them 30 % 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; `tungsten` 21.7 / 16.8 and 21.5 /
-16.5, 21.8 / 18.1 and 21.7 / 18.6; blind no difference.
+17.2, 19.1 / 17.2. With half or two thirds of the prior, or with a likelihood, phases are worse; a probe that is held
+all the time is worse at 50 %. Pixels beside the network there: probe given, `maze`, 3 s, seeds 3 to 6, without and with
+them 30 % 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; but 5 s, seeds 0 to 2, 50 % 19.8 / 19.1 and
+19.9 / 18.9, blind 18.7 / 17.5 and 19.0 / 16.5: left as it was.
 """
 DETAIL_RATE, DETAIL_RATE_OF_NOISE = 6e-2, 1e-2
 PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2
@@ -72,7 +72,7 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
     if loss.aperture is None:
         loss = replace(loss, aperture=1.0 if loss.unit is None else 0.0)
     if objects.detail is None:
-        objects = replace(objects, detail=few or not sparse)
+        objects = replace(objects, detail=not sparse)
     noisy = few or noise.variance > 0
     if objects.width is None:
         objects = replace(objects, width=WIDTH if noisy or not objects.detail else WIDTH_BESIDE_PIXELS)
