@@ -174,7 +174,7 @@ def blind_start(
         errors = PHOTONS_APART * torch.stack(sweeps).mean(0) / NATS
         errors = (errors - errors.min()).exp()
     else:
-        shown, judging = pixels_apart(coarse.amplitudes) if sparse else (coarse.amplitudes, None)
+        shown, judging = _kept_apart(coarse.amplitudes, few, sparse, random)
         engine = Rpie(shortlist, shown, coarse.corners, few, JUDGES, sparse, judging)
         engine.refine(SPARSE_PASSES if sparse else SHORT_PASSES, random)
         errors, shortlist = engine.judged(), engine.probes
@@ -246,10 +246,17 @@ class _Coarse:
 
 def _swept(probes: Tensor, coarse: _Coarse, few: bool, sparse: bool, random: np.random.Generator) -> Tensor:
     """(k,) how badly each probe explains what it has not seen: errors, or -log likelihoods of sparse photons."""
-    shown, judging = coarse.amplitudes, None
-    if sparse:
-        shown, judging = photons_apart(shown, random) if few else pixels_apart(shown)
+    shown, judging = _kept_apart(coarse.amplitudes, few, sparse, random)
     return Rpie(probes, shown, coarse.corners, few, sparse=sparse, judging=judging).sweep(random)
+
+
+def _kept_apart(
+    amplitudes: Tensor, few: bool, sparse: bool, random: np.random.Generator
+) -> tuple[Tensor, Tensor | None]:
+    """What is shown, and what judges where that is not whole frames; (n, h, w) both."""
+    if not sparse:
+        return amplitudes, None
+    return photons_apart(amplitudes, random) if few else pixels_apart(amplitudes)
 
 
 def _set_up(

@@ -96,7 +96,7 @@ def test_the_gradient_at_masked_measurements_is_exactly_nothing(seed, part):
     amplitude_distance(predicted, measured, LossSettings(), Noise(2.0, 3.0)).backward()
     for gradient in (predicted.grad, measured.grad):
         assert not gradient[~mask].any()
-        assert gradient[mask].count_nonzero() > 0.95 * mask.sum()  # two random numbers may be the same
+        assert gradient[mask].all()
 
 
 @pytest.mark.parametrize("each", [True, False])

@@ -227,7 +227,7 @@ def test_candidates_that_are_not_knocked_out_have_the_errors_of_a_whole_sweep(sc
     assert len(left) == 3
     assert left[0] == 0
     assert int(errors.argmin()) in left
-    assert theirs.tolist() == pytest.approx(errors[left].tolist(), rel=1e-4)
+    assert theirs.tolist() == pytest.approx(errors[left].tolist())
 
 
 def test_the_number_of_threads_is_given_back_even_after_an_error(scan):

@@ -118,7 +118,8 @@ def test_whatever_a_document_holds_becomes_a_plain_value(key, value, told):
 
 @pytest.mark.parametrize("started", [math.nan, math.inf, -1.0, 1e300, "now", None])
 def test_a_start_time_that_is_none_becomes_now(started):
-    assert record(time=started).started_at == pytest.approx(time.time(), abs=60)
+    before = time.time()
+    assert before <= record(time=started).started_at <= time.time()
 
 
 def test_a_start_time_in_numpys_words_is_understood():

@@ -429,22 +429,17 @@ CHILD = """
 import signal
 import sys
 from pathlib import Path
-from test_recorder import Life, configuration, untimed
+from test_recorder import Life, configuration, scan
 
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 life = Life(configuration(folder))
 life.go_on()
 for number in range(first, first + 180, 3):
-    life.feed(*untimed()[number : number + 3])
+    life.feed(*scan(ny=60)[number : number + 3])
     assert life.recorder.sync()
     print(number + 3, flush=True)
 signal.pause()
 """
-
-
-def untimed() -> list[Event]:
-    """Without the exposures: they are in another file than their frames, and a kill may come between the two."""
-    return [event for event in scan(ny=60) if not isinstance(event, FrameTimed)]
 
 
 def record_until_killed(folder: Path, first: int, lines: int) -> int:
@@ -465,7 +460,7 @@ def record_until_killed(folder: Path, first: int, lines: int) -> int:
 @pytest.mark.system
 @pytest.mark.parametrize("seed", range(4))
 def test_what_was_flushed_before_a_kill_is_read_bit_by_bit_and_another_life_goes_on(tmp_path: Path, seed: int) -> None:
-    sent, random, confirmed = untimed(), np.random.default_rng(seed), 0
+    sent, random, confirmed = scan(ny=60), np.random.default_rng(seed), 0
     for _ in range(2):
         confirmed = record_until_killed(tmp_path, confirmed, int(random.integers(1, 50)))
         (found,) = unfinished(tmp_path)

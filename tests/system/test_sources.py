@@ -339,7 +339,7 @@ def test_a_flood_that_nobody_works_off_holds_a_pushing_sender_back_and_loses_not
         while sent < FLOOD and pusher.poll(500, zmq.POLLOUT):
             pusher.send(b"%6d" % sent + bytes(SIZE - 6), zmq.NOBLOCK)
             sent += 1
-        assert 10 < sent < FLOOD
+        assert 10 < sent < FLOOD / 4
         taken = []
         while len(taken) < sent and (message := inbox.get(timeout=10)) is not None:
             taken.append(int(message.parts[0][:6]))
@@ -358,7 +358,7 @@ def test_a_flood_that_nobody_works_off_is_dropped_at_the_publisher(sender: Sende
         taken = []
         while (message := inbox.get(timeout=1)) is not None:
             taken.append(int(message.parts[0][:6]))
-    assert 10 <= len(taken) < FLOOD
+    assert 10 <= len(taken) < FLOOD / 4
     assert taken == sorted(set(taken))
 
 

@@ -167,7 +167,7 @@ def test_a_stopped_server_leaves_no_process_no_thread_and_a_free_port(tmp_path):
     server.stop()
     server.stop()
     server.check()
-    assert server._child._process.returncode is not None
+    assert server._child._process.returncode == 0
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
     assert not thread.is_alive()

@@ -237,7 +237,7 @@ def test_a_server_that_is_away_is_reported_fast(server):
     begun = time.monotonic()
     with pytest.raises(PublishError, match=r"http://127\.0\.0\.1:1/api/v1 cannot be reached"):
         publisher.check()
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 5
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_a_server_that_comes_back_gets_the_newest_snapshot(tmp_path):
     for step in (2, 3):
         with pytest.raises(PublishError, match="cannot be reached"):
             publisher.publish(snapshot(uid, step))
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 5
     with server, connected(server.uri) as client:
         publisher.publish(newest := snapshot(uid, 4))
         run = client[PATH, uid]
