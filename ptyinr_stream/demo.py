@@ -54,11 +54,11 @@ def demo_config(scan: RecordedScan, folder: Path, refine_s: float, port: int) ->
 
 
 class SecondProcess:
-    """`ptyinr-stream replay SCAN`, connecting to a daemon."""
+    """`ptyinr-stream replay SCAN` as the run `uid`, connecting to a daemon."""
 
-    def __init__(self, scan: Path, endpoints: dict[str, str], rate_hz: float) -> None:
+    def __init__(self, scan: Path, endpoints: dict[str, str], rate_hz: float, uid: str) -> None:
         roads = [argument for road, endpoint in endpoints.items() for argument in (f"--{road}", endpoint)]
-        command = [sys.executable, "-m", "ptyinr_stream", "replay", str(scan), "--rate", str(rate_hz)]
+        command = [sys.executable, "-m", "ptyinr_stream", "replay", str(scan), "--rate", str(rate_hz), "--uid", uid]
         # In a session of its own: Ctrl-C is for the daemon, which ends this process when it has ended itself.
         self._process = subprocess.Popen(  # noqa: S603  our own program
             [*command, "--connect", "--quiet", *roads], stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -83,9 +83,12 @@ class SecondProcess:
             self._process.stderr.close()
 
 
-def finished(daemon: Daemon) -> ScanStatus | None:
-    """The first scan that is over and delivered, else None."""
-    over = daemon.engine.history
+def finished(daemon: Daemon, uid: str) -> ScanStatus | None:
+    """The demo's own scan once it is over and delivered, else None.
+
+    A daemon also finishes what an earlier demo in the same folder has left.
+    """
+    over = [status for status in daemon.engine.history if status.uid == uid]
     waiting = any(status.waiting for status in daemon.status.publishers)
     return over[0] if over and not waiting else None
 

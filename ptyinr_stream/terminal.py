@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,20 +71,21 @@ def run_demo(console: Console, *, folder: Path, rate_hz: float, refine_s: float,
     with daemon:
         link = daemon.server.web_link(daemon.tiled_path) if daemon.server else ""
         say(console, f"Tiled:   {link}\nFiles:   {folder}")
-        sender = SecondProcess(path, daemon.endpoints, rate_hz)
+        uid = str(uuid.uuid4())
+        sender = SecondProcess(path, daemon.endpoints, rate_hz, uid)
         try:
-            with _display(console, link, folder) as show:
+            with _display(console, link, folder, uid) as show:
 
                 def observe(daemon: Daemon) -> None:
                     sender.check()
                     show(daemon)
-                    if finished(daemon):
+                    if finished(daemon, uid):
                         daemon.stop()
 
                 daemon.run(observe)
         finally:
             sender.stop()
-        if (status := finished(daemon)) is None:
+        if (status := finished(daemon, uid)) is None:
             say(console, "stopped before the end: delivering what there is")
             return
         summarise(console, report(status, folder, scan.geometry.window, scored=True))
@@ -115,17 +117,21 @@ def _interval(start: float | None, end: float | None) -> str:
 
 
 @contextmanager
-def _display(console: Console, link: str, folder: Path) -> Iterator[Callable[[Daemon], None]]:
-    """A display of a daemon with one scan: redrawn in a terminal, a line now and then elsewhere."""
+def _display(console: Console, link: str, folder: Path, uid: str) -> Iterator[Callable[[Daemon], None]]:
+    """A display of a daemon with the scan `uid`: redrawn in a terminal, a line now and then elsewhere."""
     announced = False
 
     def announce(status: DaemonStatus) -> None:
         """Tell once, above what is redrawn, where the first snapshot can be seen."""
         nonlocal announced
-        if not announced and status.scan is not None and all(publisher.published for publisher in status.publishers):
+        own = status.scan is not None and status.scan.uid == uid and status.scan.last_snapshot_at is not None
+        if not announced and own and all(there.published and not there.waiting for there in status.publishers):
             announced = True
-            say(console, f"Object:  {link}/{status.scan.uid}/live/object (reload to see it grow)")
-            say(console, f"Picture: {folder / status.scan.uid / 'latest.png'}")
+            say(console, f"Object:  {link}/{uid}/live/object (reload to see it grow)")
+            say(console, f"Picture: {folder / uid / 'latest.png'}")
+
+    def stands(scan: ScanStatus | None, counted: bool = True) -> str:
+        return ("" if scan is None or scan.uid == uid else "an earlier scan, resumed: ") + _line(scan, counted)
 
     if not console.is_terminal:
         due, phase = time.monotonic(), None
@@ -136,7 +142,7 @@ def _display(console: Console, link: str, folder: Path) -> Iterator[Callable[[Da
             now = None if status.scan is None else status.scan.phase
             if time.monotonic() >= due or now != phase:
                 due, phase = time.monotonic() + LINE_S, now
-                say(console, _line(status.scan))
+                say(console, stands(status.scan))
             announce(status)
 
         yield line
@@ -148,7 +154,7 @@ def _display(console: Console, link: str, folder: Path) -> Iterator[Callable[[Da
         status = daemon.status
         if status.scan is not None:
             bars.update(frames, total=status.scan.expected, completed=status.scan.frames)
-        live.update(Group(bars, Text(_line(status.scan, counted=False))))
+        live.update(Group(bars, Text(stands(status.scan, counted=False))))
         announce(status)
 
     with Live(bars, console=console, refresh_per_second=4) as live:

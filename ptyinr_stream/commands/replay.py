@@ -60,6 +60,9 @@ def replay(
         Path, typer.Option(help="For `--wire files`: where the HDF5 files are written, and stay.")
     ] = Path("replay-files"),
     repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
+    uid: Annotated[
+        str | None, typer.Option(help="Of the run; a new one if it is not given.", show_default=False)
+    ] = None,
     wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
     whole: Annotated[
         bool, typer.Option("--round", help="Round counts that are not whole, as after a division by the flux.")
@@ -104,6 +107,8 @@ def replay(
         seed=seed,
         on=frozenset(road.strip() for road in faults_on.split(",")),
     )
+    if uid is not None and (repeat > 1 or not uid.strip()):
+        raise ConfigError(f"--uid is {uid!r} with --repeat {repeat}: one run has one uid, which is not empty")
     key = None if secret_key_env is None else _secret_key(secret_key_env)
     recorded = _read(scan)
     recorded = recorded.rounded() if whole else recorded
@@ -125,7 +130,7 @@ def replay(
         ) as sender,
     ):
         for _ in range(repeat):
-            report = sender.run()
+            report = sender.run(uid)
             if not quiet:
                 for line in _summary(report, faults):
                     say(out, line)

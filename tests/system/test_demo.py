@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,25 +33,43 @@ LONG_S = 60
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The demo in a process; killed if it is left."""
-    command = [sys.executable, "-m", "ptyinr_stream", "demo", "--rate", "200", "--refine", "5", "--exit-when-done"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [*command, "--output", "out"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    yield process
-    if process.poll() is None:
-        process.kill()
-    process.communicate()
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the demo in a process; killed if it is left."""
+    started = []
+
+    def start(**options: object) -> subprocess.Popen[str]:
+        values = {"rate": 200, "refine": 5, "output": "out", **options}
+        command = [sys.executable, "-m", "ptyinr_stream", "demo", "--exit-when-done"]
+        process = subprocess.Popen(
+            command + [word for name, value in values.items() for word in (f"--{name}", str(value))],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
 
 
-def test_the_demo_runs_to_its_end_and_leaves_a_result(demo, tmp_path):
+def heard(demo: subprocess.Popen[str], pattern: str) -> str:
+    """What the demo says up to the line that matches."""
+    said = ""
+    while not re.search(pattern, said):
+        line = demo.stdout.readline()
+        assert line, demo.stderr.read()
+        said += line
+    return said
+
+
+def test_the_demo_runs_to_its_end_and_leaves_a_result(start, tmp_path):
+    demo = start()
     out, err = demo.communicate(timeout=280)
     assert demo.returncode == 0, err
     assert err == ""
@@ -71,17 +89,30 @@ def test_the_demo_runs_to_its_end_and_leaves_a_result(demo, tmp_path):
     assert re.search(rf"^Object:  {address} ", out, re.M)
 
 
-def test_an_interrupted_demo_ends_in_order(demo):
-    said = ""
-    while "Files:" not in said:
-        line = demo.stdout.readline()
-        assert line, demo.stderr.read()
-        said += line
+def test_an_interrupted_demo_ends_in_order(start):
+    demo = start()
+    heard(demo, "Files:")
     demo.send_signal(signal.SIGINT)
     out, err = demo.communicate(timeout=LONG_S)
     assert demo.returncode == 0, err
     assert "stopped before the end" in out
     assert "Traceback" not in err
+
+
+def test_a_demo_after_an_interrupted_one_shows_its_own_scan_to_the_end(start):
+    first = start(rate=20)
+    picture = r"Picture: out/(\S+)/latest\.png"
+    interrupted = re.search(picture, heard(first, picture))[1]
+    first.send_signal(signal.SIGINT)
+    assert "stopped before the end" in first.communicate(timeout=LONG_S)[0]
+    demo = start()
+    out, err = demo.communicate(timeout=280)
+    assert demo.returncode == 0, err
+    assert re.search(r"^an earlier scan, resumed: ", out, re.M)
+    assert re.search(r"^frames sent, joined, in the result +516, 516, 516$", out, re.M)
+    own = re.search(r"^result +out/(\S+)/result\.h5$", out, re.M)[1]
+    assert own != interrupted
+    assert re.findall(picture, out) == [own]
 
 
 # What ends a demo
@@ -96,10 +127,11 @@ def daemon(*history: ScanStatus, waiting: int = 0) -> SimpleNamespace:
 
 
 def test_a_demo_is_finished_when_its_scan_is_over_and_delivered():
-    done = ScanStatus(UID, "done", 516)
-    assert finished(daemon()) is None
-    assert finished(daemon(done, waiting=1)) is None
-    assert finished(daemon(done)) is done
+    done, earlier = ScanStatus(UID, "done", 516), ScanStatus("of an earlier life", "done", 427)
+    assert finished(daemon(), UID) is None
+    assert finished(daemon(done, waiting=1), UID) is None
+    assert finished(daemon(earlier), UID) is None
+    assert finished(daemon(earlier, done), UID) is done
 
 
 def test_a_failed_scan_says_why_instead_of_a_summary(tmp_path):
@@ -110,7 +142,7 @@ def test_a_failed_scan_says_why_instead_of_a_summary(tmp_path):
 
 def test_a_replay_that_fails_says_why(tmp_path):
     roads = dict.fromkeys(("documents", "frames", "positions"), "tcp://127.0.0.1:9")
-    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0)
+    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0, UID)
     try:
         sender._process.wait(LONG_S)
         with pytest.raises(StreamError, match=r"the replay failed: error: .*no\.h5: there is no such file"):
@@ -121,7 +153,7 @@ def test_a_replay_that_fails_says_why(tmp_path):
 
 def test_a_replay_that_is_not_needed_any_more_is_ended(tmp_path):
     roads = dict.fromkeys(("documents", "frames", "positions"), "tcp://127.0.0.1:9")
-    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0)
+    sender = SecondProcess(tmp_path / "no.h5", roads, 10.0, UID)
     sender.stop()
     assert sender._process.returncode is not None
     sender.stop()
@@ -164,16 +196,18 @@ def test_every_phase_fits_into_a_line_of_eighty_columns():
 def test_outside_of_a_terminal_every_phase_is_a_line_and_addresses_are_whole(tmp_path):
     console = Console(file=io.StringIO(), width=80)
     folder = tmp_path / "a folder [with] a rather long name, longer than the eighty columns of a line in a terminal"
-    with _display(console, LINK, folder) as show:
-        for status in statuses():
+    earlier = ScanStatus("of an earlier life", "training", 516, frames=427, steps=9, last_snapshot_at=time.monotonic())
+    with _display(console, LINK, folder, UID) as show:
+        for status in (earlier, *statuses()):
             show(daemon(status))
     lines = console.file.getvalue().splitlines()
     assert lines == [
+        "an earlier scan, resumed: training: 427/516 frames, 9 steps, snapshot 0 s ago",
         "waiting for frames: 0/516 frames, 0 steps",
-        f"Object:  {LINK}/{UID}/live/object (reload to see it grow)",
-        f"Picture: {folder}/{UID}/latest.png",
         "finding the probe: 60/516 frames, 0 steps",
         "training: 300/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
+        f"Object:  {LINK}/{UID}/live/object (reload to see it grow)",
+        f"Picture: {folder}/{UID}/latest.png",
         "refining, 80 s left: 516/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
         "done: 516/516 frames, 12345 steps, held-out error 12.346, snapshot 99 s ago",
     ]
@@ -181,7 +215,7 @@ def test_outside_of_a_terminal_every_phase_is_a_line_and_addresses_are_whole(tmp
 
 def test_in_a_terminal_the_display_is_redrawn_below_the_addresses():
     console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False, _environ={})
-    with _display(console, LINK, Path("out")) as show:
+    with _display(console, LINK, Path("out"), UID) as show:
         for status in statuses():
             show(daemon(status))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())

@@ -111,6 +111,8 @@ def test_a_number_out_of_range_is_refused_by_the_name_of_its_option(replay, opti
         (["--delay", "inf"], "the delay of positions is inf s"),
         (["--wire", "files", "--drop", "0.1"], "sends no frames"),
         (["--wire", "files", "--warm-up"], "sends no frames"),
+        (["--uid", "one", "--repeat", "2"], "--uid is 'one' with --repeat 2: one run has one uid"),
+        (["--uid", ""], "--uid is '' with --repeat 1: one run has one uid, which is not empty"),
         (["--secret-key-env", "NO_SUCH_KEY"], "names NO_SUCH_KEY, but this environment variable is not set"),
     ],
 )
@@ -140,6 +142,12 @@ def test_a_replay_without_faults_says_how_many_frames_were_sent(replay):
     assert result[0].output == ""
     assert ": 72 frames sent" in result[1].output
     assert "can be paired" not in result[1].output
+
+
+def test_a_run_has_the_uid_that_it_is_given(replay):
+    with listening() as roads:
+        result = replay("--rate", 2000, "--uid", "a-run-of-ours", *roads)
+    assert "run a-run-of-ours: 72 frames sent" in result.output
 
 
 def test_a_replay_with_faults_says_what_was_lost_and_what_can_be_paired(replay):
