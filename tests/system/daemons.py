@@ -1,8 +1,10 @@
-"""Configurations of daemons that tests talk to, and the sockets they do it with."""
+"""Configurations of daemons that tests talk to, the sockets they do it with, and patience."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,14 @@ def configuration(folder: Path, *, training: dict[str, Any] | None = None, **sec
         "recording": {"free_gb": 0.0},
     }
     return parse_config({**values, **sections})
+
+
+def eventually(condition: Callable[[], bool], patience_s: float = 60.0) -> None:
+    """Wait for a state that only another thread or process can bring about."""
+    ends, pause = time.monotonic() + patience_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < ends, f"it did not happen in {patience_s:.0f} s"
+        pause.wait(0.01)
 
 
 @contextmanager

@@ -12,8 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
-from daemons import configuration, connected
+from daemons import configuration, connected, eventually
 
 from ptyinr_stream.checkpoints import Checkpoints
 from ptyinr_stream.config import Config
@@ -199,7 +198,7 @@ def test_a_process_that_cannot_begin_says_so(tmp_path: Path, monkeypatch: pytest
 
 PARENT = """
 import json, sys, time
-from daemons import configuration, connected
+from daemons import configuration, connected, eventually
 from pathlib import Path
 from ptyinr_stream import reception_process
 from ptyinr_stream.reception_process import ReceptionProcess
@@ -249,14 +248,6 @@ class Killed:
 def recorded_frames(folder: Path) -> set[int]:
     with Recording(folder) as found:
         return {at.event.frame for at in found.events() if isinstance(at.event, FrameArrived)}
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait for what only another process can bring about."""
-    ends, pause = time.monotonic() + LONG_S, threading.Event()
-    while not condition():
-        assert time.monotonic() < ends, f"it did not happen in {LONG_S} s"
-        pause.wait(0.01)
 
 
 def await_recording(folder: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import zmq
+from daemons import eventually
 from zmq.utils import z85
 
 from ptyinr_stream.channels import Inbox
@@ -40,7 +40,7 @@ class Senders:
         made.linger = 0
         for name, value in options.items():
             setattr(made, name, value)
-        until(lambda: bound(made, endpoint))  # ZeroMQ frees an address some time after its socket was closed
+        eventually(lambda: bound(made, endpoint))  # ZeroMQ frees an address some time after its socket was closed
         return made, made.last_endpoint.decode().rstrip("\0")
 
 
@@ -70,14 +70,6 @@ def stream(endpoint: str, **more: Any) -> StreamConfig:
     return StreamConfig(endpoint=endpoint, wire="eiger_v1", **more)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a state that only another thread's eyes can see."""
-    pause, ends = threading.Event(), time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < ends, "it did not happen in 10 s"
-        pause.wait(0.01)
-
-
 def greet(publisher: zmq.Socket[Any], inbox: Inbox, topic: bytes = b"") -> None:
     """Return when the receiver is heard, with an empty inbox; PUB drops what is sent before."""
     while (message := inbox.get(timeout=0.02)) is None:
@@ -103,7 +95,7 @@ def test_messages_arrive_whole_in_order_and_stamped(sender: Senders, inbox: Inbo
         for number in range(3000):
             pusher.send_multipart([b"%d" % number, b"", bytes(100)])
         messages = [inbox.get(timeout=5) for _ in range(3000)]
-        until(lambda: receiver.messages == 3000)
+        eventually(lambda: receiver.messages == 3000)
         assert receiver.state == "streaming"
     assert all(message is not None for message in messages)
     assert [m.parts for m in messages if m] == [[b"%d" % number, b"", bytes(100)] for number in range(3000)]
@@ -120,9 +112,9 @@ def test_a_bound_receiver_tells_its_real_address(sender: Senders, inbox: Inbox) 
         publisher = sender.context.socket(zmq.PUB)
         publisher.connect(receiver.endpoint)
         greet(publisher, inbox)
-        until(lambda: receiver.state == "streaming")
+        eventually(lambda: receiver.state == "streaming")
         publisher.close(linger=0)
-        until(lambda: receiver.state == "disconnected")
+        eventually(lambda: receiver.state == "disconnected")
 
 
 def test_a_prefix_is_subscribed_to_with_the_space_that_ends_it(sender: Senders, inbox: Inbox) -> None:
@@ -141,10 +133,10 @@ def test_a_sender_that_comes_back_is_heard_again(sender: Senders, inbox: Inbox) 
     with Receiver("frames", stream(endpoint), inbox) as receiver:
         greet(publisher, inbox)
         publisher.close()
-        until(lambda: receiver.state == "disconnected")
+        eventually(lambda: receiver.state == "disconnected")
         publisher, _ = sender(endpoint=endpoint)
         greet(publisher, inbox)
-        until(lambda: receiver.state == "streaming")
+        eventually(lambda: receiver.state == "streaming")
 
 
 def test_two_ends_in_one_process_may_share_a_context(sender: Senders, inbox: Inbox) -> None:
@@ -174,7 +166,7 @@ def test_a_wrong_key_is_not_mistaken_for_silence(
     _, endpoint = sender(**curve)
     config = stream(endpoint, server_key_env="SERVER_KEY")
     with Receiver("frames", config, inbox) as receiver:
-        until(lambda: receiver.state == "handshake failed")
+        eventually(lambda: receiver.state == "handshake failed")
     with pytest.raises(EndpointError, match="does not accept the key in SERVER_KEY"):
         probe(config)
 
@@ -185,7 +177,7 @@ def test_a_stream_that_is_encrypted_on_one_side_only_is_named_so(
     _, encrypted = sender(**curve)
     _, plain = sender()
     with Receiver("frames", stream(encrypted), inbox) as receiver:
-        until(lambda: receiver.state == "handshake failed")
+        eventually(lambda: receiver.state == "handshake failed")
     with pytest.raises(EndpointError, match=r"handshake fails: .*encrypted"):
         probe(stream(encrypted))
     with pytest.raises(EndpointError, match=r"handshake fails: .*(encrypted|accept)"):
@@ -197,11 +189,11 @@ def test_a_sender_mended_after_a_failed_handshake_is_heard(
 ) -> None:
     encrypted, endpoint = sender(**curve)
     with Receiver("frames", stream(endpoint), inbox) as receiver:
-        until(lambda: receiver.state == "handshake failed")
+        eventually(lambda: receiver.state == "handshake failed")
         encrypted.close()
         publisher, _ = sender(endpoint=endpoint)
         greet(publisher, inbox)
-        until(lambda: receiver.state == "streaming")
+        eventually(lambda: receiver.state == "streaming")
 
 
 @pytest.mark.parametrize("key", ["short", "€" * 40, "~" * 40, "!" * 44, base64.b64encode(bytes(31)).decode(), ""])
@@ -236,7 +228,7 @@ def test_a_receiver_that_waits_for_room_ends_when_the_inbox_is_closed(sender: Se
     receiver = Receiver("frames", stream(endpoint, socket="pull"), inbox)
     for _ in range(3):
         pusher.send(bytes(10))
-    until(lambda: receiver.messages == 1)
+    eventually(lambda: receiver.messages == 1)
     inbox.close()
     receiver.stop()
     receiver.stop()  # twice does no harm
@@ -263,7 +255,7 @@ def test_the_status_says_what_there_is_to_know(sender: Senders, inbox: Inbox) ->
     publisher, endpoint = sender()
     with Receiver("frames", stream(endpoint), inbox) as receiver:
         greet(publisher, inbox)
-        until(lambda: receiver.status()["messages"] >= 2)
+        eventually(lambda: receiver.status()["messages"] >= 2)
         status = receiver.status()
     assert (status["road"], status["endpoint"], status["state"]) == ("frames", endpoint, "streaming")
     assert status["bytes"] >= 8

@@ -6,14 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
-from daemons import configuration
+from daemons import configuration, eventually
 from tiled.client import from_uri
 
 from ptyinr.types import Snapshot
@@ -82,13 +80,6 @@ def connected(server):
     client = from_uri(server.uri, api_key=server.api_key)
     yield client
     client.context.http_client.close()
-
-
-def eventually(condition):
-    deadline, pause = time.monotonic() + WAIT_S, threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline
-        pause.wait(0.02)
 
 
 def pid(server) -> int:
