@@ -1,7 +1,7 @@
 """Free pixels beside the object's network: what a sine network cannot represent, at the precision of the data.
 
 O = network + detail. The network learns within seconds and fills what the data leave open; pixels start at 0, learn
-with Adam, each in its own time, and are held back by the same prior (`losses.roughness`).
+with Adam, each in its own time, and are held back by the same prior (`roughness`).
 
 2026-11-25, one core; simulated: 96 px, windows of 32 px, probe known, object PSNR amplitude / phase in dB:
 

@@ -19,14 +19,8 @@ steps, object and probe before and after (2026-11-26): Gaussian noise, `maze`, b
 46.6 / 35.9; known 34.6 / 40.5, 42.4 / 46.0; ten photons and Gaussian noise, `tungsten` blind 30.4 / 32.2 and 29.5 /
 18.5, 30.6 / 32.5 and 36.6 / 27.9; known 27.0 / 31.6, 29.7 / 33.4.
 
-The loss is a likelihood, so a prior has a natural weight beside it and matters only where data are few: that the object
-changes little from a pixel to the next (`roughness`). The same noise: 24.7 / 28.7 dB without, 31.0 / 29.9 with it; no
-noise at 50 % overlap: 20.2 / 20.9 and 24.9 / 25.5; at 95 %: 69 dB and 66 dB (2026-11-25). A change of the amplitude
-may count more than one of the phase (`absorption`). Ten photons, seed 1, at 1, 1.5, 2 and 3: 95 % overlap, `tungsten`
-blind 26.0 / 30.5, 26.4 / 30.5, 25.3 / 28.9, -; known 29.2 / 33.2, 29.8 / 33.6, 29.1 / 33.2, -; `maze` blind 25.0 /
-28.4, 26.2 / 28.4, 26.2 / 27.5, -; known 23.1 / 28.0, 24.8 / 28.5, 25.1 / 27.8, -; 30 %, known, `tungsten` 19.0 / 14.4,
--, 22.2 / 17.1, 22.6 / 16.3; `maze` 18.2 / 17.5, -, 19.2 / 17.7, 18.7 / 17.8; 50 % 20.7 / 18.4, -, 21.9 / 19.0, 22.0 /
-18.2; 18.6 / 18.5, -, 19.6 / 18.3, 19.0 / 18.4 (2026-11-26).
+The loss is a likelihood, so a prior has a natural weight beside it and matters only where data are few: the object's is
+in `roughness`.
 
 A lens has an aperture, so the far field of the probe is dark over much of the detector. The frames say so only as well
 as their noise lets them, since the sample scatters light there: left alone the probe learns a white noise (`darkness`).
@@ -81,8 +75,10 @@ class LossSettings:
 
     absorption: float | None = None
     """How many times less usual than a change of the phase a change of the amplitude is: hard X-rays are delayed more
-    than absorbed. None takes 1, or 1.5 where photons are few, or 2 where windows hardly overlap, or 3 if both and the
-    probe is to be found."""
+    than absorbed. None takes 1, or 1.5 where photons are few, or 2 where windows hardly overlap, or 3 if both."""
+    coupled: bool | None = None
+    """Learn how the amplitude changes where the phase does, and count what differs from that, once the probe is sure.
+    None: where windows hardly overlap."""
     aperture: float | None = None
     """Weight of the prior that the probe's far field is dark where nothing shows that it is lit. None takes 1, which is
     that of a likelihood, or 0 with a `unit`."""
@@ -150,25 +146,6 @@ def root_photons(measured: Tensor, noise: Noise) -> Tensor:
     return torch.where(measured < 0, -1, roots)
 
 
-def roughness(field: Tensor, settings: LossSettings, measurements: int) -> Tensor:
-    """What the prior adds to the mean loss of `measurements` pixels that were measured of a field (H, W) complex.
-
-    sum(sqrt(1 + |d|^2 / prior^2) - 1) over all differences d of neighbours, as a negative log-probability; what changes
-    the amplitude of d counts `absorption` times.
-    """
-    prior = settings.prior or 1.0
-    absorption = 1.0 if settings.absorption is None else settings.absorption
-    cost = torch.zeros((), device=field.device)
-    for one, other in ((field[1:], field[:-1]), (field[:, 1:], field[:, :-1])):
-        difference = one - other
-        squares = difference.real.square() + difference.imag.square()
-        if absorption != 1:
-            outwards = (difference * (one + other).detach().sgn().conj()).real
-            squares = squares + (absorption**2 - 1) * outwards.square()
-        cost = cost + ((squares / prior**2 + 1).sqrt() - 1).sum()
-    return _beside(cost, settings, measurements)
-
-
 def darkness(probe: Tensor, settings: LossSettings, noise: Noise, frames: int, measurements: int) -> Tensor:
     """What a second prior adds to the mean loss of `measurements` pixels in so many frames.
 
@@ -181,10 +158,10 @@ def darkness(probe: Tensor, settings: LossSettings, noise: Noise, frames: int, m
     light = torch.fft.fft2(probe, norm="ortho").abs().square() / noise.gain
     around = nn.functional.avg_pool2d(nn.functional.pad(light.detach()[None], (1, 1, 1, 1), mode="circular"), 3, 1)[0]
     cost = (settings.aperture or 0.0) * (light / (around + _LEAST_LIGHT / max(frames, 1))).sum()
-    return _beside(cost, settings, measurements)
+    return beside(cost, settings, measurements)
 
 
-def _beside(cost: Tensor, settings: LossSettings, measurements: int) -> Tensor:
+def beside(cost: Tensor, settings: LossSettings, measurements: int) -> Tensor:
     """A negative log-probability in the units of a mean loss."""
     # A root photon's noise is 1/2: squares of distances weigh 2, and half squares 4, as much as the likelihood does.
     return cost / (max(measurements, 1) * (1.0 if settings.kind == "poisson" else 4.0))

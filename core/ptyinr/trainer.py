@@ -32,7 +32,7 @@ from torch import Tensor
 
 from .adam import Adam
 from .beginning import Beginning
-from .choices import compute_dtype
+from .choices import chosen, compute_dtype, with_choices
 from .dataset import Dataset, FrameStore
 from .detail import grown
 from .geometry import Canvas, window_corners_px, window_middles_m
@@ -40,11 +40,12 @@ from .hashgrid import TABLE_UNIT
 from .judging import Best, Errors, Look, errors_of, judges_of, look_at
 from .lattice import NOTHING, Frequencies, raster_frequencies, without
 from .light import bounding_box, illumination, within
-from .losses import LossSettings, amplitude_distance, amplitude_error, darkness, roughness
+from .losses import amplitude_distance, amplitude_error, darkness
 from .model import PtychoModel
 from .noise import Noise
 from .probe_start import SURE, ProbeStart
 from .propagation import predicted_amplitude
+from .roughness import coupling, roughness
 from .samplers import PIXELS_ON_A_GPU, Sampler
 from .settings import TrainerSettings
 from .types import Batch, ScanGeometry, ScanRange, Snapshot
@@ -56,7 +57,7 @@ JUMP_WHILE_GROWING = 2.0
 """The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
 RECOVERY = 1.1
 """Growth of halved rates, up to the full ones, each time that a new best state is seen."""
-STATE_VERSION = 2
+STATE_VERSION = 3
 """Of what `Trainer.state` holds; another one is refused."""
 
 
@@ -118,6 +119,7 @@ class Trainer:
         self._random = np.random.default_rng(self.settings.seed)
         self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
+        self._coupling = 0.0
         self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
         self._open: tuple[int, tuple[Frequencies, Frequencies]] = (0, (NOTHING, NOTHING))
         """So many frames; what they leave open."""
@@ -177,7 +179,9 @@ class Trainer:
         predicted = predicted_amplitude(tile, probe, torch.from_numpy(corners - first))
         loss = amplitude_distance(predicted, self.dataset.shown(rows), self._decided.loss, self.noise)
         if self._decided.loss.prior:
-            loss = loss + roughness(tile, self._decided.loss, self._measured_in(first, shape))
+            if self._decided.loss.coupled and self.sure:
+                self._coupling = coupling(tile.detach(), self._decided.loss, self._coupling)
+            loss = loss + roughness(tile, self._decided.loss, self._measured_in(first, shape), self._coupling)
         if self._decided.loss.aperture and probe.requires_grad:
             every = self.dataset.training
             pixels = int(self.dataset.trusted(every).sum())
@@ -298,20 +302,13 @@ class Trainer:
             "best": {"error": self._best.error, "judges": torch.from_numpy(self._best.judges), **self._best.state},
             "random": self._random.bit_generator.state,
             "noise": asdict(self.noise),
-            "decided": {
-                "loss": asdict(self._decided.loss),
-                "detail": self._decided.object.detail,
-                "width": self._decided.object.width,
-                "holdout_of": self._decided.holdout_of,
-                "small_steps": self._decided.small_steps,
-                "detail_rate": self._decided.detail_rate,
-                "probe_detail_rate": self._decided.probe_detail_rate,
-            },
+            "decided": chosen(self._decided),
             "start": None if start is None else {**vars(start), "defocus_m": list(start.defocus_m)},
             "by_pixel": self.dataset.by_pixel,
             "raster": [self._open[0], *(list(each) for each in self._open[1])],
             "seen": torch.from_numpy(self._sampler.seen),
-            "numbers": [self.steps, self.rollbacks, self._caution, self._loss, float(self._beginning.to_check)],
+            "numbers": [self.steps, self.rollbacks, self._caution, self._loss, self._coupling],
+            "to_check": self._beginning.to_check,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -328,16 +325,7 @@ class Trainer:
         try:
             self.canvas = _canvas_of(state)
             self._beginning.noise = Noise(**state["noise"])
-            choices = state["decided"]
-            self._decided = replace(
-                self.settings,
-                loss=LossSettings(**choices["loss"]),
-                object=replace(self.settings.object, detail=choices["detail"], width=choices["width"]),
-                holdout_of=choices["holdout_of"],
-                small_steps=choices["small_steps"],
-                detail_rate=choices["detail_rate"],
-                probe_detail_rate=choices["probe_detail_rate"],
-            )
+            self._decided = with_choices(self.settings, state["decided"])
             if state["by_pixel"]:
                 self.dataset.hold_out_pixels()
             start = state["start"]
@@ -356,8 +344,8 @@ class Trainer:
             frames, rows, columns = state["raster"]
             self._open = (frames, (tuple(rows), tuple(columns)))
             self._sampler.seen = state["seen"].numpy()
-            self.steps, self.rollbacks, self._caution, self._loss, to_check = state["numbers"]
-            self._beginning.to_check = bool(to_check)
+            self.steps, self.rollbacks, self._caution, self._loss, self._coupling = state["numbers"]
+            self._beginning.to_check = bool(state["to_check"])
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"the state is torn: {error}") from error
 
@@ -420,8 +408,9 @@ class Trainer:
         previous, self._previous = self._previous, None
         if previous is None:
             return self._make(reference)
-        width = previous["decided"]["width"]
-        self._decided = replace(self._decided, object=replace(self._decided.object, width=width))
+        theirs = previous["decided"]["object"]
+        same = {name: theirs[name] for name in ("width", "first_frequency")}
+        self._decided = replace(self._decided, object=replace(self._decided.object, **same))
         model = self._make(reference)
         rows = judges_of(self.dataset)
         before = self._errors(look_at(self._averaged, self.dataset), rows).loss
@@ -440,7 +429,7 @@ class Trainer:
         torch.manual_seed(self.settings.seed)
         upper, lower = np.array(self.scan_range.upper_m), np.array(self.scan_range.lower_m)
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
-        frequency = self.settings.object.frequency(field_px)
+        frequency = self._decided.object.frequency(field_px)
         model, self._averaged = (
             PtychoModel(reference, self.canvas, self._decided.object, self.settings.probe, frequency, learning=learning)
             for learning in (True, False)

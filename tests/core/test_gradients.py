@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from ptyinr.losses import LossSettings, amplitude_distance, roughness
+from ptyinr.losses import LossSettings, amplitude_distance
 from ptyinr.noise import Noise
 from ptyinr.optics import ZonePlate, focused_probe
 from ptyinr.phantoms import phantom
 from ptyinr.propagation import TINY_INTENSITY, predicted_amplitude
+from ptyinr.roughness import roughness
 from ptyinr.scans import jittered
 from ptyinr.simulate import expected_counts
 from ptyinr.types import HC_KEV_M, ScanGeometry

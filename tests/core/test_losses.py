@@ -1,4 +1,4 @@
-"""Distances of predicted and measured amplitudes, by their formulas, and the prior on the object."""
+"""Distances of predicted and measured amplitudes, by their formulas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, darkness, root_photons, roughness
+from ptyinr.losses import LossSettings, amplitude_distance, amplitude_error, darkness, root_photons
 from ptyinr.noise import Noise
 
 PHOTONS = Noise()
@@ -180,44 +180,6 @@ def test_the_error_of_each_frame_is_the_mean_square_over_its_trusted_pixels():
         (p - m)[m >= 0].square().mean() if (m >= 0).any() else 0 for p, m in zip(predicted, measured, strict=True)
     ]
     np.testing.assert_allclose(amplitude_error(predicted, measured).numpy(), expected)
-
-
-@pytest.mark.parametrize("value", [0, 1, 3 - 4j])
-def test_a_constant_object_is_not_rough(value):
-    field = torch.full((5, 7), value, dtype=torch.complex128)
-    assert roughness(field, settings_of(prior=0.1), 100) == 0
-
-
-@pytest.mark.parametrize(("kind", "weight"), [("smooth_l1", 4.0), ("poisson", 1.0)])
-def test_roughness_is_its_formula(kind, weight):
-    """One pixel of a 2 x 2 object differs by 0.3 + 0.4j: two of the four differences are 0.5 long."""
-    field = torch.tensor([[1.3 + 0.4j, 1.0], [1.0, 1.0]], dtype=torch.complex128)
-    expected = 2 * (math.sqrt(1 + (0.5 / 0.1) ** 2) - 1) / (50 * weight)
-    assert roughness(field, settings_of(kind=kind, prior=0.1), 50).item() == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("change", "counts"), [(0.5, 3.0), (0.5j, 1.0)])
-def test_absorption_makes_a_change_of_the_amplitude_count_more(change, counts):
-    """Neighbours at the middle +- change / 2, whatever the phase of the middle."""
-    for turn in (1, 1j, -0.6 + 0.8j):
-        field = turn * torch.tensor([[1 - change / 2, 1 + change / 2]], dtype=torch.complex128)
-        expected = math.sqrt(1 + (0.5 * counts / 0.1) ** 2) - 1
-        found = roughness(field, settings_of(kind="poisson", prior=0.1, absorption=3.0), 1)
-        assert found.item() == pytest.approx(expected)
-
-
-def test_an_edge_costs_what_its_height_and_length_do():
-    """As in total variation: far beyond `prior` the cost is linear."""
-    step = torch.zeros(20, 20, dtype=torch.complex128)
-    step[:, 10:] = 1
-    low, high = (roughness(height * step, settings_of(prior=1e-3), 1).item() for height in (1.0, 2.0))
-    assert high == pytest.approx(2 * low, rel=1e-2)
-    assert low == pytest.approx(20 / 1e-3 / 4, rel=1e-2)
-
-
-def test_gradients_of_the_prior_are_those_of_finite_differences():
-    field = torch.view_as_complex(torch.randn(4, 5, 2, dtype=torch.float64, generator=torch.manual_seed(0)))
-    assert torch.autograd.gradcheck(lambda f: roughness(f, settings_of(prior=0.3), 7), (field.requires_grad_(),))
 
 
 def far_field(*lit):
