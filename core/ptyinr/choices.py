@@ -29,20 +29,20 @@ With a known probe amplitudes are coupled to phases (`roughness`), which does wi
 three seeds, `tungsten` 50 % 22.1 / 18.3, 21.8 / 18.3, 21.6 / 18.5; `maze` 22.3 / 17.3, 21.9 / 19.8, 21.9 / 19.5.
 """
 ABSORPTION_WHERE_DARK, ABSORPTION_WHERE_SPARSE, ABSORPTION_WHERE_SPARSE_AND_DARK = 1.5, 2.0, 3.0
-"""See `roughness`. Where windows hardly overlap and photons are many, at 1, 2 and 4, medians of three seeds (2026-11-26): 30
-% overlap, 200 steps, `tungsten` with Gaussian noise, blind 18.5 / 15.0, 21.2 / 16.1, 22.2 / 16.8; known 28.1 / 31.5,
-27.4 / 31.9, 25.1 / 29.6; `maze` without noise, blind 15.9 / 17.8, 16.9 / 18.6, -; known 21.0 / 25.2, 24.5 / 27.6, 26.2
-/ 31.1; 50 %, blind, 130 steps, 1 and 2: `tungsten` without noise 30.5 / 31.3, 30.3 / 31.5; `maze` 23.0 / 25.5, 25.9 /
-27.0. Ten photons as well, blind, at 2, 2.5, 3 and 4, medians of seeds 5 to 8, which nothing else was chosen by
-(2026-11-26): 30 %, `tungsten` 21.1 / 13.3, 21.4 / 13.3, 21.6 / 13.3, 21.7 / 13.2; `maze` 18.2 / 15.6, 19.0 / 15.6, 19.3
-/ 15.6, 19.1 / 15.6; 50 % 21.3 / 16.9, 21.6 / 16.7, 21.7 / 16.4, 21.6 / 16.0; 19.7 / 17.1, 19.5 / 17.2, 19.4 / 17.2,
-19.1 / 17.2. With half or two thirds of the prior, or with a likelihood, phases are worse; a probe that is held all the
-time is worse at 50 %. Pixels beside the network there: probe given, `maze`, 3 s, seeds 3 to 6, without and with them 30
-% 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; but 5 s, seeds 0 to 2, 50 % 19.8 / 19.1 and 19.9 /
-18.9, blind 18.7 / 17.5 and 19.0 / 16.5: left as it was. Where a start is not sure the probe might be held: 30 %,
-medians of six seeds, object and probe, `maze` 19.1 / 16.2, 17.7 / 6.1 and 18.9 / 16.1, 17.3 / 7.0, `tungsten` 21.6 /
-13.4, 17.1 / 7.2 and 21.5 / 13.4, 17.2 / 9.7; but without noise 17.2 / 18.2 and 16.7 / 17.3, 26.1 / 29.3 and 18.2 /
-16.0: not held.
+"""See `roughness`. Where windows hardly overlap and photons are many, at 1, 2 and 4, medians of three seeds
+(2026-11-26): 30 % overlap, 200 steps, `tungsten` with Gaussian noise, blind 18.5 / 15.0, 21.2 / 16.1, 22.2 / 16.8;
+known 28.1 / 31.5, 27.4 / 31.9, 25.1 / 29.6; `maze` without noise, blind 15.9 / 17.8, 16.9 / 18.6, -; known 21.0 /
+25.2, 24.5 / 27.6, 26.2 / 31.1; 50 %, blind, 130 steps, 1 and 2: `tungsten` without noise 30.5 / 31.3, 30.3 / 31.5;
+`maze` 23.0 / 25.5, 25.9 / 27.0. Ten photons as well, blind, at 2, 2.5, 3 and 4, medians of seeds 5 to 8, which
+nothing else was chosen by (2026-11-26): 30 %, `tungsten` 21.1 / 13.3, 21.4 / 13.3, 21.6 / 13.3, 21.7 / 13.2; `maze`
+18.2 / 15.6, 19.0 / 15.6, 19.3 / 15.6, 19.1 / 15.6; 50 % 21.3 / 16.9, 21.6 / 16.7, 21.7 / 16.4, 21.6 / 16.0; 19.7 /
+17.1, 19.5 / 17.2, 19.4 / 17.2, 19.1 / 17.2. With half or two thirds of the prior, or with a likelihood, phases are
+worse; a probe that is held all the time is worse at 50 %. Pixels beside the network there: probe given, `maze`, 3 s,
+seeds 3 to 6, without and with them 30 % 19.3 / 18.5 and 19.6 / 18.3, 50 % 20.5 / 20.3 and 21.0 / 20.3; but 5 s,
+seeds 0 to 2, 50 % 19.8 / 19.1 and 19.9 / 18.9, blind 18.7 / 17.5 and 19.0 / 16.5: left as it was. Where a start is
+not sure the probe might be held: 30 %, medians of six seeds, object and probe, `maze` 19.1 / 16.2, 17.7 / 6.1 and
+18.9 / 16.1, 17.3 / 7.0, `tungsten` 21.6 / 13.4, 17.1 / 7.2 and 21.5 / 13.4, 17.2 / 9.7; but without noise 17.2 /
+18.2 and 16.7 / 17.3, 26.1 / 29.3 and 18.2 / 16.0: not held.
 """
 DETAIL_RATE, DETAIL_RATE_OF_NOISE = 6e-2, 1e-2
 PROBE_DETAIL_RATE, PROBE_DETAIL_RATE_OF_NOISE = 3e-3, 1e-2
