@@ -14,18 +14,23 @@ Pair = tuple[float, float]
 
 
 def print_tables(results: list[dict]) -> None:
-    """The object's PSNR for each case, the probe's for the blind ones, and the count of our wins."""
+    """The object's PSNR for each case, the probe's for the blind ones, and the count of our wins.
+
+    A probe's twice: where pty-chi may begin with the one that ours has found, too, and where it is left to itself.
+    """
     cases = list(dict.fromkeys(result["case"] for result in results))
-    for title, keys, only in (
-        ("Object", ("amplitude", "phase"), ""),
-        ("Probe", ("probe_amplitude", "probe_phase"), "blind"),
+    probe = ("probe_amplitude", "probe_phase")
+    for title, keys, only, those in (
+        ("Object", ("amplitude", "phase"), "", results),
+        ("Probe", probe, "blind", results),
+        ("Probe, nobody begins with another's", probe, "blind", [each for each in results if each["start"] != "ours"]),
     ):
         print(f"\n{title}: PSNR amplitude / phase in dB, median over seeds\n")
         methods = [method for method in COLUMNS if title == "Object" or method != "flat"]
         head(["case", "seeds", *(COLUMNS[method] for method in methods)])
         wins, shared, compared = [0, 0], [0, 0], 0
         for case in (case for case in cases if only in case):
-            of_case = [result for result in results if result["case"] == case]
+            of_case = [result for result in those if result["case"] == case]
             pairs = {method: _best_start([r for r in of_case if r["method"] == method], keys) for method in methods}
             seeds = len({result["seed"] for result in of_case})
             row([case, seeds, *_bold(list(pairs.values()))])
