@@ -75,7 +75,8 @@ class TrainerSettings:
     """What is held out. Where windows hardly overlap a frame that does not train leaves a hole: `auto` then takes every
     n-th pixel of every frame."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the object's hidden layers; auto takes bfloat16 where the processor computes with it."""
+    """Of the object's hidden layers; auto takes bfloat16 where the processor computes with it and no
+    free pixels stand beside them."""
     seed: int = 0
 
     def __post_init__(self) -> None:

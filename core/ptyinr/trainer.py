@@ -117,7 +117,6 @@ class Trainer:
         """Whether the object began as that of `previous`."""
         self._model: PtychoModel | None = None
         self._random = np.random.default_rng(self.settings.seed)
-        self._dtype = compute_dtype(self.settings.precision, self.device)
         self._loss = math.nan
         self._coupling = 0.0
         self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
@@ -170,7 +169,8 @@ class Trainer:
         corners = self.dataset.corners_px[rows]
         first, shape = bounding_box(corners, self.geometry.window)
 
-        tile = model.object(first, shape, self._dtype)
+        dtype = compute_dtype(self.settings.precision, self.device, self._decided.object.detail)
+        tile = model.object(first, shape, dtype)
         with torch.set_grad_enabled(not self._beginning.holds(self.steps)):
             probe = model.probe()
         if self.settings.preconditioned:
