@@ -162,10 +162,11 @@ def checked_probe(probe: np.ndarray, window: tuple[int, int]) -> Tensor:
 def compute_dtype(precision: str, device: torch.device, detail: bool | None) -> torch.dtype:
     """Of the object's hidden layers: what `precision` names, or bfloat16 where a processor computes with it.
 
-    Not where free pixels stand beside the network (`detail`): they learn to mend what a bfloat16 rounds, which snapshots
-    do not. The paper's simulations at 95 %, no noise, probe known, 10 s of a processor with bfloat16 arithmetic: object
-    62.7 / 68.5 dB (598 steps) and 63.7 / 70.3, in float32 106.6 / 113.1 (637 steps) and 104.6 / 112.0 (2026-11-27); a
-    GPU, NVIDIA H200, 29.4 ms a step, 30.4 in bfloat16, and 69.8 dB (amplitude) instead of 64.4 (2026-11-26).
+    Not where free pixels stand beside the network (`detail`): they learn to mend what a bfloat16 rounds, which
+    snapshots do not. The paper's simulations at 95 %, no noise, probe known, 10 s of a processor with bfloat16
+    arithmetic: object 62.7 / 68.5 dB (598 steps) and 63.7 / 70.3, in float32 106.6 / 113.1 (637 steps) and 104.6 /
+    112.0 (2026-11-27); a GPU, NVIDIA H200, 29.4 ms a step, 30.4 in bfloat16, and 69.8 dB (amplitude) instead of 64.4
+    (2026-11-26).
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
