@@ -31,6 +31,7 @@ depend on it: two or four networks averaged, in the same time, +-0.2; sqrt(n) + 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -70,6 +71,8 @@ def coupling(field: Tensor, settings: LossSettings, before: float) -> float:
             squares += float((weight * phase.square()).sum())
     most = 1 / (settings.absorption or 1.0)
     found = products / (squares + FEW_CHANGES * prior**2)
+    if not math.isfinite(found):  # a step that training is about to take back
+        return before
     return MEMORY * before + (1 - MEMORY) * min(max(found, -most), most)
 
 

@@ -427,6 +427,7 @@ class Trainer:
     def _make(self, reference: Tensor) -> PtychoModel:
         """Networks around a probe, and their optimiser."""
         torch.manual_seed(self.settings.seed)
+        self._coupling = 0.0
         upper, lower = np.array(self.scan_range.upper_m), np.array(self.scan_range.lower_m)
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
         frequency = self._decided.object.frequency(field_px)

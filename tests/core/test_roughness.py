@@ -102,6 +102,13 @@ def test_a_constant_object_and_single_changes_say_nothing_about_a_coupling():
     assert abs(learned(edge, settings)) < 0.01
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_an_object_that_is_not_finite_teaches_no_coupling(wrong):
+    field = torch.exp((-0.2 + 1j) * thickness())
+    field[3, 4] = wrong
+    assert coupling(field, settings_of(prior=0.1, absorption=3.0), -0.1) == -0.1
+
+
 def test_the_coupling_is_learned_over_some_steps():
     field, settings = torch.exp((-0.2 + 1j) * thickness()), settings_of(prior=0.1, absorption=3.0)
     assert -0.02 < coupling(field, settings, 0.0) < 0
