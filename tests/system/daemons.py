@@ -1,7 +1,11 @@
-"""Configurations of daemons that tests talk to, the sockets they do it with, and patience."""
+"""Daemons that tests talk to: their configurations, processes and sockets, and patience with them."""
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +44,40 @@ def eventually(condition: Callable[[], bool], patience_s: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < ends, f"it did not happen in {patience_s:.0f} s"
         pause.wait(0.01)
+
+
+@contextmanager
+def commands(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start the command line in processes, in a folder; what is left is killed."""
+    processes = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ptyinr_stream", *map(str, arguments)],
+            cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        processes.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+def read_until(process: subprocess.Popen[str], text: str, stream: str = "stdout") -> str:
+    """Everything the process says up to some text; from the pipe itself, since a buffer hides lines from `select`."""
+    said, pipe = "", getattr(process, stream)
+    while text not in said:
+        assert select.select([pipe], [], [], 60)[0], f"it only said {said!r}"
+        part = os.read(pipe.fileno(), 65536).decode()
+        assert part, f"it ended after {said!r}: {process.stderr.read()}"
+        said += part
+    return said
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-import select
 import signal
 import socket
 import subprocess
@@ -19,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import zmq
+from daemons import commands, read_until
 
 from ptyinr_stream import cli
 from ptyinr_stream.config import Config
@@ -340,34 +339,9 @@ def test_check_knows_a_wire_that_does_not_exist_and_an_output_that_cannot_be_wri
 
 @pytest.fixture
 def started(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts the command line in a process; kills what is left."""
-    processes = []
-
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ptyinr_stream", *map(str, arguments)],
-            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def read_until(process: subprocess.Popen[str], text: str, stream: str = "stdout") -> str:
-    """Everything the process says up to some text; from the pipe itself, since a buffer hides lines from `select`."""
-    said, pipe = "", getattr(process, stream)
-    while text not in said:
-        assert select.select([pipe], [], [], LONG_S)[0], f"it only said {said!r}"
-        part = os.read(pipe.fileno(), 65536).decode()
-        assert part, f"it ended after {said!r}: {process.stderr.read()}"
-        said += part
-    return said
+    """Starts the command line in a process."""
+    with commands(tmp_path) as start:
+        yield start
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

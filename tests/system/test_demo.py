@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
+from daemons import commands, read_until
 from rich.console import Console
 
 from ptyinr_stream.demo import SecondProcess, demo_config, finished, report
@@ -33,43 +32,14 @@ LONG_S = 60
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start the demo in a process; killed if it is left."""
-    started = []
-
-    def start(**options: object) -> subprocess.Popen[str]:
-        values = {"rate": 200, "refine": 5, "output": "out", **options}
-        command = [sys.executable, "-m", "ptyinr_stream", "demo", "--exit-when-done"]
-        process = subprocess.Popen(
-            command + [word for name, value in values.items() for word in (f"--{name}", str(value))],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def heard(demo: subprocess.Popen[str], pattern: str) -> str:
-    """What the demo says up to the line that matches."""
-    said = ""
-    while not re.search(pattern, said):
-        line = demo.stdout.readline()
-        assert line, demo.stderr.read()
-        said += line
-    return said
+def start(tmp_path: Path) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Starts the demo in a process, at so many frames a second."""
+    with commands(tmp_path) as started:
+        yield lambda rate: started("demo", "--exit-when-done", "--rate", rate, "--refine", 5, "--output", "out")
 
 
 def test_the_demo_runs_to_its_end_and_leaves_a_result(start, tmp_path):
-    demo = start()
+    demo = start(200)
     out, err = demo.communicate(timeout=280)
     assert demo.returncode == 0, err
     assert err == ""
@@ -90,8 +60,8 @@ def test_the_demo_runs_to_its_end_and_leaves_a_result(start, tmp_path):
 
 
 def test_an_interrupted_demo_ends_in_order(start):
-    demo = start()
-    heard(demo, "Files:")
+    demo = start(200)
+    read_until(demo, "Files:")
     demo.send_signal(signal.SIGINT)
     out, err = demo.communicate(timeout=LONG_S)
     assert demo.returncode == 0, err
@@ -100,12 +70,12 @@ def test_an_interrupted_demo_ends_in_order(start):
 
 
 def test_a_demo_after_an_interrupted_one_shows_its_own_scan_to_the_end(start):
-    first = start(rate=20)
+    first = start(20)
     picture = r"Picture: out/(\S+)/latest\.png"
-    interrupted = re.search(picture, heard(first, picture))[1]
+    interrupted = re.search(picture, read_until(first, "/latest.png"))[1]
     first.send_signal(signal.SIGINT)
     assert "stopped before the end" in first.communicate(timeout=LONG_S)[0]
-    demo = start()
+    demo = start(200)
     out, err = demo.communicate(timeout=280)
     assert demo.returncode == 0, err
     assert re.search(r"^an earlier scan, resumed: ", out, re.M)

@@ -199,7 +199,7 @@ def test_a_process_that_cannot_begin_says_so(tmp_path: Path, monkeypatch: pytest
 
 PARENT = """
 import json, sys, time
-from daemons import configuration, connected, eventually
+from daemons import configuration, connected
 from pathlib import Path
 from ptyinr_stream import reception_process
 from ptyinr_stream.reception_process import ReceptionProcess
