@@ -25,7 +25,7 @@ and 22 / 13, 20 / 18 and 19 / 15, 20 / 19 and 19 / 14; `maze` 20 / 16 and 18 / 1
 Blind, since the probe is found (2026-11-26, 50 %, 10 s), without and with it: 21 / 13 and 21 / 18, 18 / 15 and 20 / 18.
 At 1 instead of 0.3, blind, medians of three seeds: `tungsten` 30 % 18.8 / 13.9 and 21.2 / 13.8, 50 % 19.7 / 14.9 and
 21.3 / 16.9; `maze` 30 % 17.3 / 16.5 and 18.0 / 16.2; with an absorption of 4 as well 20.4 / 14.0, -, 18.2 / 16.7.
-With a known probe amplitudes are coupled to phases (`roughness`), which does with less: at 0.3, 0.4, 0.5, medians of
+Since amplitudes are coupled to phases (`roughness`) a known probe does with a weaker one: at 0.3, 0.4, 0.5, medians of
 three seeds, `tungsten` 50 % 22.1 / 18.3, 21.8 / 18.3, 21.6 / 18.5; `maze` 22.3 / 17.3, 21.9 / 19.8, 21.9 / 19.5.
 """
 ABSORPTION_WHERE_DARK, ABSORPTION_WHERE_SPARSE, ABSORPTION_WHERE_SPARSE_AND_DARK = 1.5, 2.0, 3.0
@@ -69,16 +69,16 @@ def decided(settings: TrainerSettings, amplitudes: Tensor, noise: Noise, sparse:
     """
     few = photons_a_pixel(amplitudes) / noise.gain < FEW_PHOTONS
     loss, objects, of = settings.loss, settings.object, settings.holdout_of
-    dark = few and sparse
     if loss.kind == "auto":
-        loss = replace(loss, kind="poisson" if few and not dark else "smooth_l1")
+        loss = replace(loss, kind="poisson" if few and not sparse else "smooth_l1")
     if loss.prior is None:
-        prior = PRIOR if few or not sparse else PRIOR_WHERE_SPARSE
-        where_dark = PRIOR_WHERE_THE_PROBE_IS_KNOWN if settings.probe.fixed else PRIOR_WHERE_SPARSE_AND_DARK
-        loss = replace(loss, prior=where_dark if dark else prior)
+        where_both = PRIOR_WHERE_THE_PROBE_IS_KNOWN if settings.probe.fixed else PRIOR_WHERE_SPARSE_AND_DARK
+        where_sparse = where_both if few else PRIOR_WHERE_SPARSE
+        loss = replace(loss, prior=where_sparse if sparse else PRIOR)
     if loss.absorption is None:
-        absorption = ABSORPTION_WHERE_SPARSE if sparse else ABSORPTION_WHERE_DARK if few else 1.0
-        loss = replace(loss, absorption=ABSORPTION_WHERE_SPARSE_AND_DARK if dark else absorption)
+        where_sparse = ABSORPTION_WHERE_SPARSE_AND_DARK if few else ABSORPTION_WHERE_SPARSE
+        where_dense = ABSORPTION_WHERE_DARK if few else 1.0
+        loss = replace(loss, absorption=where_sparse if sparse else where_dense)
     if loss.coupled is None:
         loss = replace(loss, coupled=sparse)
     if loss.aperture is None:

@@ -71,8 +71,8 @@ class LossSettings:
     regularised_steps: int = 50
     prior: float | None = None
     """Change of the object from a pixel to the next that is nothing unusual; larger ones cost in proportion, as edges
-    do in total variation. 0 is no prior; None takes 0.1, or 0.03 where photons are many but windows hardly overlap."""
-
+    do in total variation. 0 is no prior; None takes 0.1, or 0.03 where windows hardly overlap, or 0.3 there if photons
+    are few, and 0.4 if the probe is known as well."""
     absorption: float | None = None
     """How many times less usual than a change of the phase a change of the amplitude is: hard X-rays are delayed more
     than absorbed. None takes 1, or 1.5 where photons are few, or 2 where windows hardly overlap, or 3 if both."""

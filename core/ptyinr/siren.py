@@ -63,8 +63,8 @@ class ObjectSettings:
     depth: int = 2
     """Hidden layers after the first sine layer."""
     first_frequency: float | None = None
-    """Of the first layer, in radians a pixel of the object; None takes `FREQUENCY`, w0 = 36 on the
-    paper's 241 px, or `FREQUENCY_WHERE_DARK` where photons are few."""
+    """Of the first layer, in radians a pixel of the object; None takes `FREQUENCY`, w0 = 36 on the paper's
+    241 px, or `FREQUENCY_WHERE_DARK` where photons are few and windows overlap enough."""
     w0: float | None = None
     """The same as the paper gives it: on coordinates from -1 to 1 across the scanned field. Overrules the former."""
     hidden_frequency: float = 30.0

@@ -118,7 +118,6 @@ class Trainer:
         self._model: PtychoModel | None = None
         self._random = np.random.default_rng(self.settings.seed)
         self._loss = math.nan
-        self._coupling = 0.0
         self._beginning = Beginning(geometry, self.settings, self._random, probe, check_probe=check_probe)
         self._open: tuple[int, tuple[Frequencies, Frequencies]] = (0, (NOTHING, NOTHING))
         """So many frames; what they leave open."""
@@ -169,8 +168,7 @@ class Trainer:
         corners = self.dataset.corners_px[rows]
         first, shape = bounding_box(corners, self.geometry.window)
 
-        dtype = compute_dtype(self.settings.precision, self.device, self._decided.object.detail)
-        tile = model.object(first, shape, dtype)
+        tile = model.object(first, shape, self._dtype)
         with torch.set_grad_enabled(not self._beginning.holds(self.steps)):
             probe = model.probe()
         if self.settings.preconditioned:
@@ -428,6 +426,7 @@ class Trainer:
         """Networks around a probe, and their optimiser."""
         torch.manual_seed(self.settings.seed)
         self._coupling = 0.0
+        self._dtype = compute_dtype(self.settings.precision, self.device, self._decided.object.detail)
         upper, lower = np.array(self.scan_range.upper_m), np.array(self.scan_range.lower_m)
         field_px = float(((upper - lower) / self.geometry.pixel_m + self.geometry.window).max())
         frequency = self._decided.object.frequency(field_px)
