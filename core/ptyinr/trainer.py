@@ -317,9 +317,9 @@ class Trainer:
         """
         if len(self.dataset):
             raise ValueError(f"{len(self.dataset)} frames are there already: restore before the first is appended")
-        self._require_form(state)
         if state.get("version") != STATE_VERSION:
             raise ValueError("the state is of another version of this program: training has to begin anew")
+        self._require_form(state)
         try:
             self.canvas = _canvas_of(state)
             self._beginning.noise = Noise(**state["noise"])
@@ -406,9 +406,9 @@ class Trainer:
         previous, self._previous = self._previous, None
         if previous is None:
             return self._make(reference)
-        theirs = previous["decided"]["object"]
+        own, theirs = self._decided, previous["decided"]["object"]
         same = {name: theirs[name] for name in ("width", "first_frequency")}
-        self._decided = replace(self._decided, object=replace(self._decided.object, **same))
+        self._decided = replace(own, object=replace(own.object, **same))
         model = self._make(reference)
         rows = judges_of(self.dataset)
         before = self._errors(look_at(self._averaged, self.dataset), rows).loss
@@ -420,6 +420,7 @@ class Trainer:
         if self._errors(look_at(self._averaged, self.dataset), rows).loss < before:
             self.continued = True
             return model
+        self._decided = own
         return self._make(reference)
 
     def _make(self, reference: Tensor) -> PtychoModel:

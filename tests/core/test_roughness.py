@@ -186,6 +186,13 @@ def test_a_sparse_scan_with_a_known_probe_learns_the_coupling_and_remembers_it(s
     assert again._coupling == trainer._coupling
 
 
+def test_a_new_beginning_forgets_the_coupling(simulate, trainer_of):
+    trainer = trainer_of(simulate(**SPARSE), steps=20, probe=KNOWN)
+    assert trainer._coupling != 0
+    trainer._make(trainer._trained.probe().detach())
+    assert trainer._coupling == 0
+
+
 def test_a_dense_scan_and_a_probe_that_is_not_sure_couple_nothing(scan, simulate, trainer_of):
     assert trainer_of(scan, steps=5, probe=KNOWN)._coupling == 0
     dark = trainer_of(simulate(**SPARSE, photons=200.0), steps=5, given=False)

@@ -99,6 +99,8 @@ def test_a_state_of_something_else_is_refused(scan, trainer_of, simulate):
         trainer_of(scan).restore(state)
     with pytest.raises(ValueError, match="another version"):
         trainer_of(scan, None).restore({**state, "version": 1})
+    with pytest.raises(ValueError, match="another version"):
+        trainer_of(elsewhere, None).restore({**state, "version": 1})
     for part, instead in (("averaged", None), ("optimiser", None), ("optimiser", {"0.0.mean": torch.zeros(1)})):
         with pytest.raises(ValueError, match=r"torn|mean is \(1,\)"):
             trainer_of(scan, None).restore({**state, part: instead})
@@ -132,6 +134,17 @@ def test_an_object_that_the_frames_contradict_is_dropped(scan, simulate, trainer
     repeat.step()
     assert not repeat.continued
     assert repeat.judge() == pytest.approx(fresh.judge(), rel=1e-3)
+
+
+def test_what_a_dropped_object_was_made_of_is_dropped_with_it(scan, simulate, trainer_of):
+    dark = trainer_of(simulate(photons=1000.0, seed=5), steps=20)
+    alone = trainer_of(scan, steps=1)
+    assert dark._decided.object.first_frequency != alone._decided.object.first_frequency
+    repeat = Trainer(scan.geometry, scan.scan_range, dark.settings, probe=scan.probe, previous=saved(dark))
+    repeat.append(scan.batch())
+    repeat.step()
+    assert not repeat.continued
+    assert repeat._decided == alone._decided
 
 
 def test_another_region_is_refused_at_once(scan, simulate, trainer_of):
