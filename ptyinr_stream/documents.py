@@ -26,7 +26,8 @@ NAMES = frozenset(DocumentNames.__members__)
 HDF5 = "application/x-hdf5"
 """The one mimetype that can be read."""
 
-_UID = re.compile(r"\w[\w.-]{0,127}", re.ASCII)  # becomes the name of folders and of containers
+UID = re.compile(r"\w[\w.-]{0,127}", re.ASCII)
+"""Of a run: it becomes the name of folders and of containers."""
 _MOST_RUNS = 64  # whose stop documents were lost
 _MOST_DATUMS = 2**17  # twice HXN's longest scan, should each of its frames have one
 _LARGEST_INDEX = 2**31  # nothing downstream should allocate by what lies beyond
@@ -223,7 +224,7 @@ def _validate(name: str, document: dict[str, Any]) -> None:
 
 def _uid(document: dict[str, Any], key: str) -> str:
     value = document.get(key)
-    if not (isinstance(value, str) and _UID.fullmatch(value)):
+    if not (isinstance(value, str) and UID.fullmatch(value)):
         raise WireError("bad_document", f"{key} is no uid")
     return value
 

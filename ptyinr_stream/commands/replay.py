@@ -61,7 +61,7 @@ def replay(
     ] = Path("replay-files"),
     repeat: Annotated[int, typer.Option(min=1, help="Send the scan this many times, each a new run.")] = 1,
     uid: Annotated[
-        str | None, typer.Option(help="Of the run; a new one if it is not given.", show_default=False)
+        str | None, typer.Option(help="Of the run, to be used once; a new one if it is not given.", show_default=False)
     ] = None,
     wait: Annotated[float, typer.Option(min=0, max=1e6, help="Seconds to wait for a daemon.")] = 60.0,
     whole: Annotated[
@@ -93,6 +93,7 @@ def replay(
     encoder counts a frame). Nothing is sent before a daemon listens on all three. Faults act on messages; where parts
     travel alone, on single parts.
     """
+    from ptyinr_stream.documents import UID
     from ptyinr_stream.replay import Endpoints, Replay
     from ptyinr_stream.replay.faults import Faults
     from ptyinr_stream.terminal import counting, say
@@ -107,8 +108,12 @@ def replay(
         seed=seed,
         on=frozenset(road.strip() for road in faults_on.split(",")),
     )
-    if uid is not None and (repeat > 1 or not uid.strip()):
-        raise ConfigError(f"--uid is {uid!r} with --repeat {repeat}: one run has one uid, which is not empty")
+    if uid is not None and repeat > 1:
+        raise ConfigError(f"--uid is {uid!r} with --repeat {repeat}: one run has one uid")
+    if uid is not None and not UID.fullmatch(uid):
+        raise ConfigError(
+            f"--uid is {uid!r}: give up to 128 letters, digits, '_', '.' and '-', the first no '.' or '-'"
+        )
     key = None if secret_key_env is None else _secret_key(secret_key_env)
     recorded = _read(scan)
     recorded = recorded.rounded() if whole else recorded

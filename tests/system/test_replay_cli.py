@@ -112,7 +112,9 @@ def test_a_number_out_of_range_is_refused_by_the_name_of_its_option(replay, opti
         (["--wire", "files", "--drop", "0.1"], "sends no frames"),
         (["--wire", "files", "--warm-up"], "sends no frames"),
         (["--uid", "one", "--repeat", "2"], "--uid is 'one' with --repeat 2: one run has one uid"),
-        (["--uid", ""], "--uid is '' with --repeat 1: one run has one uid, which is not empty"),
+        (["--uid", ""], "--uid is '': give up to 128 letters"),
+        (["--uid", "my scan"], "--uid is 'my scan': give up to 128 letters"),
+        (["--uid", "../elsewhere"], "--uid is '../elsewhere': give up to 128 letters"),
         (["--secret-key-env", "NO_SUCH_KEY"], "names NO_SUCH_KEY, but this environment variable is not set"),
     ],
 )
