@@ -5,7 +5,8 @@ step may last 0.3 s on a CPU and the blind start some seconds; nobody waits for 
 
 One scan is trained at a time, the newest. The next scan never waits: an older one keeps the time that the newest leaves
 over, until that has frames enough to begin; then the older one's final snapshot is taken with the training it has had.
-One that still receives stragglers keeps them until it is closed.
+One that still receives stragglers keeps them until it is closed. One that is sent again under the same uid while it is
+refined is finished first.
 """
 
 from __future__ import annotations
@@ -188,6 +189,8 @@ class Engine:
         """Accept what the intake has delivered."""
         match output:
             case ScanOpened():
+                if again := self._scans.get(output.uid):
+                    self._finish(again, now)
                 status = ScanStatus(output.uid, "waiting for frames", output.expected)
                 self._scans[output.uid] = _Scan(output, now, status, self._backlog())
                 if self._checkpoints is not None:

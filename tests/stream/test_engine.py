@@ -125,6 +125,25 @@ def test_a_scan_is_refined_in_the_time_that_the_next_one_leaves_over(bench):
     assert (b.engine.status.uid, b.engine.status.phase) == ("b", "training")
 
 
+def test_a_scan_that_is_opened_again_while_it_refines_is_finished_first(bench):
+    b = bench(refine_s=1000.0)
+    b.begin("a")
+    b.work(3)
+    b.close("a")
+    b.work(2)
+    b.begin("a", range(68))
+    assert b.sink.of("a")[-3:] == ["final", "close", "open"]
+    assert b.sink.only("final", "a").frames == 72
+    b.work(3)
+    b.close("a", 68)
+    b.engine.stop(b.now)
+    assert b.sink.of("a")[-2:] == ["final", "close"]
+    assert [(status.uid, status.phase, status.frames) for status in b.engine.history] == [
+        ("a", "done", 72),
+        ("a", "done", 68),
+    ]
+
+
 def test_refinement_ends_before_its_time_when_nothing_is_gained_any_more(bench, monkeypatch):
     shown = Trainer.snapshot
 
