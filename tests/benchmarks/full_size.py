@@ -8,6 +8,7 @@ after 6,000 full-batch steps.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from scans import head, hxn_scan, row, score_of, trainer_of
 
@@ -19,14 +20,14 @@ SIDE, WINDOW, STEP = 241, 64, 3
 FIRST_LOOK_S = 10.0
 
 
-def run_full_size(name: str, seconds: float, device: str) -> None:
+def run_full_size(name: str, seconds: float, device: str, seed: int) -> None:
     """Train with our or the published settings; seconds by the clock, looks not counted."""
     scan = hxn_scan(SIDE, WINDOW, STEP)
     if scan is None:
         return
     settings = ptyinr.TrainerSettings() if name == "ours" else ptyinr.upstream_settings()
-    trainer = trainer_of(scan, settings, device=choose_device(device))
-    print(f"{name}, {trainer.device}, {len(scan.counts)} frames\n")
+    trainer = trainer_of(scan, replace(settings, seed=seed), device=choose_device(device))
+    print(f"{name}, {trainer.device}, {len(scan.counts)} frames, seed {seed}\n")
     head(["seconds", "steps", "object amplitude / phase", "probe amplitude / phase", "probe overlap"])
     spent, look, began = 0.0, FIRST_LOOK_S, time.perf_counter()
     while spent < seconds:

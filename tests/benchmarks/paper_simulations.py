@@ -222,11 +222,12 @@ def main() -> None:
     arguments.add_argument("--scale", type=float, default=1.0, help="of all seconds, to try it out")
     arguments.add_argument("--table", action="store_true", help="print the results")
     arguments.add_argument("--full-size", choices=("ours", "published"), help="the paper's own case, these settings")
-    arguments.add_argument("--seconds", type=float, default=300.0, help="of --full-size")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="of --full-size, a seed")
     arguments.add_argument("--device", default="auto", help="of --full-size")
     chosen = arguments.parse_args()
     if chosen.full_size:
-        run_full_size(chosen.full_size, chosen.seconds, chosen.device)
+        for seed in range(chosen.seeds):
+            run_full_size(chosen.full_size, chosen.seconds, chosen.device, seed)
         return
     if chosen.results is None:
         arguments.error("--results is needed")

@@ -6,6 +6,8 @@ import importlib.util
 import math
 import os
 import sys
+from dataclasses import replace
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from ptyinr.hashgrid import (
     TABLE_UNIT,
     GridNetwork,
     GridSettings,
+    TinyCudaHashGrid,
     TorchHashGrid,
     hash_grid,
     tinycudann_agrees,
@@ -168,15 +171,16 @@ def test_a_network_starts_at_nothing_and_can_learn_a_pattern():
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_TINYCUDANN, reason="needs a CUDA device and tinycudann")
 @pytest.mark.parametrize("settings", [GridSettings(), GridSettings(log2_entries=10)])
-def test_tiny_cuda_nn_gives_the_same_features(settings):
+def test_tiny_cuda_nn_gives_the_same_features_and_gradients(settings):
     points = some_points(256).cuda()
-    theirs = hash_grid(points, settings, 7)
+    theirs = hash_grid(points, replace(settings, backend="tinycudann"), 7)
     ours = TorchHashGrid(points, settings, 7).cuda()
-    (parameters,) = theirs.parameters()
-    assert parameters.numel() == ours.table.numel()
-    with torch.no_grad():
-        parameters.copy_(ours.table.reshape(-1))
+    theirs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(theirs(), ours(), rtol=1e-4, atol=1e-4 * TABLE_UNIT)
+    weights = torch.rand_like(ours())
+    for grid in (theirs, ours):
+        (grid() * weights).sum().backward()
+    torch.testing.assert_close(theirs.table.grad, ours.table.grad, rtol=1e-4, atol=1e-4)
 
 
 FAKE = """
@@ -192,25 +196,31 @@ class Encoding(torch.nn.Module):
         self.params = torch.nn.Parameter(self.grid.table.detach().reshape(-1).clone())
         del self.grid.table
     def forward(self, points):
-        self.grid.table = self.params.reshape(-1, 2) * {factor}
+        self.grid.table = ({table}).reshape(-1, 2)
         return self.grid()
 """
 """A tiny-cuda-nn for a processor, which does as the real one would, or dies, or is wrong."""
 
 
 @pytest.mark.parametrize(
-    ("first", "factor", "works", "said"),
+    ("first", "table", "works", "said"),
     [
-        ("pass", 1.0, True, ""),
-        ("pass", 1.1, False, "exit status 1"),
-        ("import os; os.abort()", 1.0, False, "exit status -6"),
-        ("raise OSError('built for lower compute capability')", 1.0, False, "built for lower compute capability"),
+        ("pass", "self.params", True, ""),
+        ("pass", "1.1 * self.params", False, "exit status 1"),
+        ("pass", "1.1 * self.params - 0.1 * self.params.detach()", False, "exit status 1"),  # its gradients alone
+        ("import os; os.abort()", "self.params", False, "exit status -6"),
+        (
+            "raise OSError('built for lower compute capability')",
+            "self.params",
+            False,
+            "built for lower compute capability",
+        ),
     ],
 )
 def test_tiny_cuda_nn_is_taken_only_if_it_computes_the_same_in_a_process_of_its_own(
-    tmp_path, monkeypatch, caplog, first, factor, works, said
+    tmp_path, monkeypatch, caplog, first, table, works, said
 ):
-    (tmp_path / "tinycudann.py").write_text(FAKE.format(first=first, factor=factor))
+    (tmp_path / "tinycudann.py").write_text(FAKE.format(first=first, table=table))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     tinycudann_agrees.cache_clear()
@@ -220,6 +230,33 @@ def test_tiny_cuda_nn_is_taken_only_if_it_computes_the_same_in_a_process_of_its_
         tinycudann_agrees.cache_clear()
     assert said in caplog.text
     assert ("torch computes the hash grids" in caplog.text) is not works
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    module = ModuleType("tinycudann")
+    exec(FAKE.format(first="pass", table="self.params"), vars(module))
+    monkeypatch.setitem(sys.modules, "tinycudann", module)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_state_of_one_backend_serves_the_other():
+    points = torch.rand((4096, 2), generator=torch.Generator().manual_seed(0))
+    settings = GridSettings(log2_entries=10)
+    theirs, ours = TinyCudaHashGrid(points, settings, 7), TorchHashGrid(points, settings, 7)
+    assert [name for name, _ in theirs.named_parameters()] == [name for name, _ in ours.named_parameters()]
+    assert not torch.equal(theirs(), ours())
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(theirs(), ours())
+    ours.load_state_dict(theirs.state_dict())
+
+
+@pytest.mark.usefixtures("fake")
+def test_two_grids_of_tiny_cuda_nn_begin_differently():
+    """It draws all from one seed: the modes of a probe, or its amplitude and its phase, would begin equal."""
+    first, second = (TinyCudaHashGrid(some_points(), GridSettings(log2_entries=10), 3) for _ in range(2))
+    assert not torch.equal(first.table, second.table)
+    assert 0.9 * TABLE_UNIT < first.table.abs().max() <= TABLE_UNIT
 
 
 def test_without_tiny_cuda_nn_no_process_is_started(monkeypatch):
