@@ -1,7 +1,10 @@
 """Where things are: from metres to pixels of a frame of reference that never moves, and from there to arrays.
 
-Anchored pixels count from the centre of the commanded range, in sample pixels along rows and columns. Everything that
-is learned is a function of anchored pixels; arrays are views of them through a `Canvas`.
+Anchored pixels count from the centre of the commanded range, in sample pixels along rows and columns: from the point
+next to it for which a window at the lower end of the range begins on a whole pixel. So a raster of whole pixels needs
+no interpolation; in the middle itself, half a pixel away where range and window are odd together, the maze of 65 px,
+probe known, 250 steps, reached 30 / 36 dB instead of 73 / 78 (2026-11-27). Everything that is learned is a function of
+anchored pixels; arrays are views of them through a `Canvas`.
 """
 
 from __future__ import annotations
@@ -90,8 +93,7 @@ def window_corners_px(
     positions_m: NDArray[np.float64], geometry: ScanGeometry, scan_range: ScanRange
 ) -> NDArray[np.float64]:
     """Positions (n, 2) in metres, the middle of each window, to its corner in anchored pixels, fractional."""
-    centre = (np.array(scan_range.lower_m) + np.array(scan_range.upper_m)) / 2
-    corners = (positions_m - centre) / np.array(geometry.pixel_m) - np.array(geometry.window) / 2
+    corners = (positions_m - _anchor_m(geometry, scan_range)) / geometry.pixel_m - np.array(geometry.window) / 2
     # Without the rounding errors of the division, which make 7 a pixel of 6 and a shift by 0.99999: a shift wraps what
     # the probe has at its rim, and cost 13 dB on a probe that fills its window.
     return np.round(corners, ROUNDED)
@@ -101,5 +103,12 @@ def window_middles_m(
     corners_px: NDArray[np.float64], geometry: ScanGeometry, scan_range: ScanRange
 ) -> NDArray[np.float64]:
     """The inverse of `window_corners_px`: (n, 2) metres."""
-    centre = (np.array(scan_range.lower_m) + np.array(scan_range.upper_m)) / 2
-    return (corners_px + np.array(geometry.window) / 2) * np.array(geometry.pixel_m) + centre
+    return (corners_px + np.array(geometry.window) / 2) * geometry.pixel_m + _anchor_m(geometry, scan_range)
+
+
+def _anchor_m(geometry: ScanGeometry, scan_range: ScanRange) -> NDArray[np.float64]:
+    """(2,) where anchored pixels count from, at most half a pixel from the centre of the range."""
+    lower, upper, odd = np.array(scan_range.lower_m), np.array(scan_range.upper_m), np.array(geometry.window) % 2 / 2
+    # Rounded first: where it is a half but for what the division leaves, all scans of that range take the same side.
+    half = np.round((upper - lower) / 2 / geometry.pixel_m - odd, ROUNDED)
+    return lower + (np.floor(half + 0.5) + odd) * geometry.pixel_m

@@ -57,7 +57,7 @@ JUMP_WHILE_GROWING = 2.0
 """The same while frames arrive, from one snapshot to the next: what is learned elsewhere disturbs a little."""
 RECOVERY = 1.1
 """Growth of halved rates, up to the full ones, each time that a new best state is seen."""
-STATE_VERSION = 3
+STATE_VERSION = 4
 """Of what `Trainer.state` holds; another one is refused."""
 
 

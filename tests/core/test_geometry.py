@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptyinr import ScanGeometry, ScanRange
-from ptyinr.geometry import MARGIN, ROUNDED, Canvas, window_corners_px
+from ptyinr.geometry import MARGIN, ROUNDED, Canvas, window_corners_px, window_middles_m
 
 GEOMETRY = ScanGeometry(wavelength_m=1e-10, distance_m=1.0, detector_pixel_m=1e-4, window=(50, 100))  # 20 and 10 nm
 RANGE = ScanRange((1e-6, 5e-6), (3e-6, 6e-6))  # 100 x 100 px around (2 um, 5.5 um)
@@ -32,6 +34,21 @@ def test_a_whole_pixel_is_whole_whatever_the_division_leaves(row, column):
     """0.99999 of a pixel would shift the probe, and wrap what it has at its rim."""
     positions = np.array([2e-6, 5.5e-6]) + np.array([[row, column]]) * GEOMETRY.pixel_m
     assert window_corners_px(positions, GEOMETRY, RANGE).tolist() == [[row - 25.0, column - 50.0]]
+
+
+@given(st.integers(0, 400), st.integers(1, 9), st.integers(8, 70), st.integers(8, 70))
+def test_a_raster_of_whole_pixels_lies_on_whole_pixels_whether_its_range_and_its_windows_are_even_or_odd(
+    extent, step, height, width
+):
+    geometry = replace(GEOMETRY, window=(height, width))
+    lower = np.array([1.03e-6, -5.7e-6])
+    positions = lower + np.arange(0, extent + 1, step)[:, None] * geometry.pixel_m
+    scan_range = ScanRange.of(positions)
+    corners = window_corners_px(positions, geometry, scan_range)
+    assert (corners == corners.round()).all()
+    middle = corners[[0, -1]].mean(0) + np.array(geometry.window) / 2
+    assert (np.abs(middle) <= 1).all()
+    np.testing.assert_allclose(window_middles_m(corners, geometry, scan_range), positions, rtol=0, atol=1e-14)
 
 
 def test_a_fraction_of_a_pixel_is_kept():
