@@ -39,8 +39,11 @@ class Group:
 class Adam:
     """What is remembered of the gradients, and the steps against them."""
 
-    def __init__(self, groups: Sequence[tuple[Sequence[nn.Parameter], float]]) -> None:
+    def __init__(
+        self, groups: Sequence[tuple[Sequence[nn.Parameter], float]], betas: tuple[float, float] = BETAS
+    ) -> None:
         """Each group has its parameters and their full rate; one without parameters is none."""
+        self._betas = betas
         self.groups = [Group(list(parameters), rate) for parameters, rate in groups if parameters]
         self._moments: dict[tuple[int, int], _Moments] = {}
 
@@ -68,8 +71,8 @@ class Adam:
                 [each.visits for each in moments],
                 fused=True,
                 amsgrad=False,
-                beta1=BETAS[0],
-                beta2=BETAS[1],
+                beta1=self._betas[0],
+                beta2=self._betas[1],
                 lr=group.rate,
                 weight_decay=0.0,
                 eps=_EPSILON,

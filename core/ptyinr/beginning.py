@@ -23,6 +23,10 @@ from .types import ScanGeometry
 MOST_TRIES = 3
 """Of the blind start, each with twice the frames of the one before, while it is not sure."""
 
+POSSIBLE = 1e-3, 4.0
+"""Of a known probe's energy: what a mean frame may hold, from a sample that absorbs nearly all to one that is missing
+while the probe was measured through a filter. P / max|P|, as probes are often published, is off by thousands."""
+
 HELD_STEPS = 60
 """Of a given probe. What is missing at first is the object; a probe that was good elsewhere only drifts meanwhile, and
 without its gradient a step is shorter. The Siemens star with the probe of another reconstruction, seeds 0 to 2, seconds
@@ -48,12 +52,18 @@ class Beginning:
         """See `Trainer`.
 
         Raises:
-            ValueError: the probe has another size than the window, is not finite, or is missing though it is fixed.
+            ValueError: the probe has another size than the window, is not finite, is missing though it is fixed, or is
+                given to networks of random weights.
         """
         self.geometry, self.settings, self._random = geometry, settings, random
         self.given = None if probe is None else checked_probe(probe, geometry.window)
         if self.given is None and settings.probe.fixed:
             raise ValueError("the probe is to stay fixed: give it")
+        if self.given is not None and settings.probe.kind == "network" and not settings.probe.fixed:
+            raise ValueError(
+                "a probe of kind 'network' begins with random weights and cannot begin with a given probe: take kind "
+                "'modulation' or 'pixels', or let it stay fixed"
+            )
         self.to_check = check_probe and probe is not None and not settings.probe.fixed
         self.start: ProbeStart | None = None
         """How a probe was found, if one was."""
@@ -73,15 +83,16 @@ class Beginning:
         Raises:
             ValueError: there are no two frames to train on, or no light in them.
         """
-        rows = self._first_rows(dataset)
-        if len(dataset.training) < 2:
-            raise ValueError(
-                f"frames to train on: {len(dataset.training)}; ptychography compares frames that overlap: append "
-                f"at least two"
-            )
-        amplitudes = dataset.amplitudes(rows)
-        if not (amplitudes >= 0).any():
+        if len(dataset) > 1 and not dataset.trusted(np.arange(len(dataset))).any():
             raise ValueError("every pixel of the first frames is masked: a mask is True where a pixel may be trusted")
+        usable = len(dataset.lit_training) or len(dataset.training)
+        if min(usable, len(dataset.training)) < 2:
+            raise ValueError(
+                f"frames to train on: {usable}; those that are dark or wholly masked do not count; ptychography "
+                f"compares frames that overlap: append at least two"
+            )
+        rows = self._first_rows(dataset)
+        amplitudes = dataset.amplitudes(rows)
         if not dataset.whole:
             trusted = (amplitudes >= 0).cpu().numpy()
             counts = amplitudes.clamp(min=0).square().double().cpu().numpy()
@@ -97,6 +108,8 @@ class Beginning:
                 raise ValueError("the first frames hold no photons: the probe cannot be scaled to them")
             if not self.settings.probe.fixed:
                 reference = reference * (photons / energy(reference)).sqrt()
+            else:
+                _require_counts(float(energy(reference)), photons)
         elif self.settings.start == "random":
             reference = random_reference(amplitudes, self.settings.probe, self._random)
         else:
@@ -166,3 +179,18 @@ class Beginning:
         middle = corners[np.abs(corners - np.median(corners, 0)).max(1).argmin()]
         near = np.abs(corners - middle).max(1).argsort(kind="stable")
         return rows[np.sort(near[: most or self.settings.start_frames])]
+
+
+def _require_counts(of_probe: float, of_frames: float) -> None:
+    """Refuse a known probe in other units.
+
+    Raises:
+        ValueError: the counts of a mean frame cannot have come through an object that this probe lights.
+    """
+    low, high = POSSIBLE
+    if not low * of_probe <= of_frames <= high * of_probe:
+        raise ValueError(
+            f"a known probe is given in root counts, but this one's intensity sums up to {of_probe:.3g}, and a mean "
+            f"frame holds {of_frames:.3g} counts: multiply it by {(of_frames / of_probe) ** 0.5:.3g}, or let it be "
+            f"scaled and refined"
+        )

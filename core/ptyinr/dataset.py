@@ -110,8 +110,9 @@ class Dataset:
 
     @property
     def training(self) -> NDArray[np.int64]:
-        """Rows to train on."""
-        return np.arange(self._size) if self.by_pixel else np.flatnonzero(~self._held[: self._size])
+        """Rows to train on: not those without a trusted pixel."""
+        seen = self._trusted[: self._size] > 0
+        return np.flatnonzero(seen if self.by_pixel else seen & ~self._held[: self._size])
 
     @property
     def lit_training(self) -> NDArray[np.int64]:
@@ -123,8 +124,9 @@ class Dataset:
 
     @property
     def heldout(self) -> NDArray[np.int64]:
-        """Rows that measure the error, by all of their pixels or by those held out."""
-        return np.arange(self._size) if self.by_pixel else np.flatnonzero(self._held[: self._size])
+        """Rows that measure the error, by all of their pixels or by those held out; one without any tells nothing."""
+        seen = self._trusted[: self._size] > 0
+        return np.flatnonzero(seen if self.by_pixel else seen & self._held[: self._size])
 
     def hold_out_pixels(self) -> None:
         """From now on hold out every n-th pixel of every frame instead of every n-th frame."""

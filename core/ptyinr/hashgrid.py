@@ -32,6 +32,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .types import require_choices
+
 _log = logging.getLogger(__name__)
 
 PRIME = 2654435761
@@ -49,7 +51,7 @@ class GridSettings:
     """A hash grid in the terms of the paper.
 
     Raises:
-        ValueError: a size is not positive, or the growth is below 1.
+        ValueError: a size is not positive, the growth is below 1, or the backend is none.
     """
 
     levels: int | None = None
@@ -67,7 +69,8 @@ class GridSettings:
     def __post_init__(self) -> None:
         levels = 1 if self.levels is None else self.levels
         sizes = (levels, self.features, self.log2_entries, self.base_resolution, self.width, self.depth)
-        if min(sizes) < 1 or self.growth < 1:
+        require_choices(self)
+        if min(sizes) < 1 or not 1 <= self.growth < math.inf:
             raise ValueError(f"a hash grid needs positive sizes and a growth of at least 1: {self}")
 
     def resolved_levels(self, pixels: int) -> int:
@@ -148,7 +151,9 @@ class TinyCudaHashGrid(nn.Module):
     def forward(self) -> Tensor:
         """Interpolate."""
         self.encoding.params = self.table.reshape(-1)
-        return self.encoding(self.points).float()
+        features = self.encoding(self.points).float()
+        self.encoding.params = None  # it would keep what the gradient needs
+        return features
 
 
 def disagreement(device: str) -> float:

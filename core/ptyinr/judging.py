@@ -90,7 +90,8 @@ def errors_of(look: Look, dataset: Dataset, rows: NDArray[np.int64], loss: LossS
     most = max(1, EVALUATION_PIXELS // math.prod(dataset.window))
     for part in np.array_split(rows, -(-len(rows) // most)):
         positions = torch.from_numpy(dataset.corners_px[part] - look.first)
-        predicted, measured = predicted_amplitude(look.object, look.probe, positions), dataset.judged(part)
+        predicted = predicted_amplitude(look.object, look.probe, positions, noise.least)
+        measured = dataset.judged(part)
         losses += amplitude_distance(predicted, measured, loss, noise).item() * len(part)
         squares.append(amplitude_error(predicted, measured).double().cpu().numpy())
     return Errors(losses / len(rows), np.concatenate(squares))

@@ -44,11 +44,13 @@ SPARSE = 10.0
 
 
 def windows_a_pixel(corners_px: np.ndarray, window: tuple[int, int]) -> float:
-    """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do."""
+    """How many windows would lie over a pixel if frames lay as close along both axes as nearest neighbours do.
+
+    What lies nearer than a pixel is the same place, measured again.
+    """
     distances = np.abs(corners_px[:, None] - corners_px[None]).max(2)
-    np.fill_diagonal(distances, np.inf)
-    nearest = float(np.median(distances.min(1)))
-    return math.prod(window) / max(nearest, 1.0) ** 2
+    distances[distances < 1] = np.inf
+    return math.prod(window) / float(np.median(distances.min(1))) ** 2
 
 
 def illumination(corners_px: np.ndarray, probe: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -34,6 +34,7 @@ Blind, seed 0, object and probe without and with this prior (2026-11-26): 95 % o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from .noise import Noise
+from .types import all_positive, require_choices
 
 FAR_BELOW = 4.0
 """Sigmas from which on a count that was clipped costs in proportion, as other distances do."""
@@ -55,7 +57,7 @@ class LossSettings:
     """A loss in the terms of the paper (eq. 2).
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or the kind is none.
     """
 
     kind: Literal["auto", "smooth_l1", "l1", "l2", "poisson"] = "auto"
@@ -84,10 +86,11 @@ class LossSettings:
     that of a likelihood, or 0 with a `unit`."""
 
     def __post_init__(self) -> None:
-        if min(self.beta, 1.0 if self.unit is None else self.unit) <= 0:
+        require_choices(self)
+        if not all_positive(self.beta, 1.0 if self.unit is None else self.unit):
             raise ValueError(f"beta and unit must be positive: {self}")
         weights = (self.prior or 0.0, self.absorption or 0.0, self.aperture or 0.0)
-        if min(self.regularisation, self.regularised_steps, *weights) < 0:
+        if not all(0 <= weight < math.inf for weight in (self.regularisation, self.regularised_steps, *weights)):
             raise ValueError(f"a regularisation, its steps, priors and an absorption are never negative: {self}")
 
 

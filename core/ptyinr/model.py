@@ -24,11 +24,16 @@ from .detail import Detail
 from .geometry import Canvas
 from .hashgrid import GridNetwork, GridSettings
 from .siren import FREQUENCY, ObjectField, ObjectSettings
+from .types import require_choices
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """How the probe is represented."""
+    """How the probe is represented.
+
+    Raises:
+        ValueError: the kind or the normalisation is none.
+    """
 
     kind: Literal["modulation", "network", "pixels"] = "modulation"
     grid: GridSettings = field(default_factory=GridSettings)
@@ -38,7 +43,10 @@ class ProbeSettings:
     detail: bool = True
     """Free pixels beside a modulation."""
     fixed: bool = False
-    """The reference is the probe: it is known."""
+    """The reference is the probe: it is known, in root counts."""
+
+    def __post_init__(self) -> None:
+        require_choices(self)
 
 
 class ProbeField(nn.Module):

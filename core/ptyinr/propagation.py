@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TINY_INTENSITY = 1e-6
-"""Photons a pixel; keeps the amplitude's gradient finite where a pattern vanishes."""
+from .noise import TINY_INTENSITY
 
 
 def shift_probe(probe: Tensor, offsets: Tensor) -> Tensor:
@@ -40,10 +39,13 @@ def _ramp(turns: Tensor) -> Tensor:
     return torch.polar(torch.ones_like(turns), -2 * torch.pi * turns)
 
 
-def far_field_amplitude(exit_waves: Tensor) -> Tensor:
-    """Amplitudes in the far field, incoherent modes added in intensity: (n, modes, h, w) complex to (n, h, w) real."""
+def far_field_amplitude(exit_waves: Tensor, least: float = TINY_INTENSITY) -> Tensor:
+    """Amplitudes in the far field, incoherent modes added in intensity: (n, modes, h, w) complex to (n, h, w) real.
+
+    `least` is added to every intensity.
+    """
     waves = torch.fft.fft2(exit_waves, norm="ortho")
-    return (waves.real.square() + waves.imag.square()).sum(1).add(TINY_INTENSITY).sqrt()
+    return (waves.real.square() + waves.imag.square()).sum(1).add(least).sqrt()
 
 
 class _Windows(torch.autograd.Function):
@@ -93,13 +95,14 @@ def cut_windows(field: Tensor, corners: Tensor, window: tuple[int, int]) -> Tens
     return _Windows.apply(field, corners, window)  # type: ignore[return-value]
 
 
-def predicted_amplitude(field: Tensor, probe: Tensor, positions_px: Tensor) -> Tensor:
+def predicted_amplitude(field: Tensor, probe: Tensor, positions_px: Tensor, least: float = TINY_INTENSITY) -> Tensor:
     """The forward model.
 
     Args:
         field: (H, W) complex object.
         probe: (modes, h, w) complex.
         positions_px: (n, 2) float64 on the CPU, window corners in `field`, fractional.
+        least: added to every intensity.
 
     Returns:
         (n, h, w) real amplitudes, DC at the corner.
@@ -107,7 +110,7 @@ def predicted_amplitude(field: Tensor, probe: Tensor, positions_px: Tensor) -> T
     corners = positions_px.floor()
     offsets = (positions_px - corners).to(probe.device, probe.real.dtype)
     windows = cut_windows(field, corners.long(), (probe.shape[-2], probe.shape[-1]))
-    return far_field_amplitude(shift_probe(probe, offsets) * windows[:, None])
+    return far_field_amplitude(shift_probe(probe, offsets) * windows[:, None], least)
 
 
 def free_space_phases(

@@ -24,10 +24,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from .adam import BETAS
 from .hashgrid import GridSettings
 from .losses import LossSettings
 from .model import ProbeSettings
 from .siren import ObjectSettings
+from .types import all_positive, require_choices
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class TrainerSettings:
     """All of it.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a number is out of range, or a word is none of those that may be chosen.
     """
 
     object: ObjectSettings = field(default_factory=ObjectSettings)
@@ -55,6 +57,10 @@ class TrainerSettings:
     """Of the object's free pixels; it falls with the square of the others. None: by the noise."""
     probe_detail_rate: float | None = None
     """Of the probe's free pixels, in units of the brightest. None: by the noise."""
+    betas: tuple[float, float] = BETAS
+    """Adam's memory of gradients and of their squares; that of the object's free pixels stays `adam.BETAS`."""
+    anneal: bool = True
+    """Let rates fall towards the end where its time is known."""
     preconditioned: bool = True
     """Divide the object's gradient by the light that each pixel received."""
     batch: Literal["tile", "random", "full"] = "tile"
@@ -80,13 +86,14 @@ class TrainerSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_choices(self)
         details = [rate for rate in (self.detail_rate, self.probe_detail_rate) if rate is not None]
         frames = (1 if self.frames_per_step is None else self.frames_per_step, self.start_frames)
-        if (
-            min(self.object_rate, self.probe_rate, self.table_rate, *frames, *details) <= 0
-            or not 0 <= self.averaging < 1
-        ):
+        rates = (self.object_rate, self.probe_rate, self.table_rate, *details)
+        if not all_positive(*rates, *frames) or not 0 <= self.averaging < 1:
             raise ValueError(f"rates and frame numbers must be positive and averaging in [0, 1): {self}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}: Adam remembers by factors in [0, 1)")
         if min(self.held_steps or 0, self.small_steps or 0) < 0:
             raise ValueError(f"held_steps and small_steps are 0 or more: {self}")
         if self.holdout < 0 or self.holdout == 1:
@@ -98,7 +105,12 @@ class TrainerSettings:
 
 
 def random_start(settings: TrainerSettings) -> TrainerSettings:
-    """The same with a probe of random weights as the paper has it: normalised, centred, regularised at first."""
+    """The same with a probe of random weights as the paper has it: normalised, centred, regularised at first.
+
+    Settings that start from random weights already stay as they are.
+    """
+    if settings.start == "random" and settings.probe.kind == "network":
+        return settings
     probe = replace(settings.probe, kind="network", normalisation="maximum", centred=True)
     loss = replace(settings.loss, regularisation=1e-2)
     return replace(settings, start="random", probe=probe, loss=loss, probe_rate=3e-3, table_rate=9e-2)
@@ -109,7 +121,8 @@ def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSet
 
     Two SIRENs of 3 hidden layers of 512, w0 = 30; a probe of random weights, 16 levels, normalised by its maximum and
     centred; SmoothL1 with beta 1e-2 of amplitudes divided by 600, |P| regularised by 1e-2 for 50 steps (not for
-    `rectangular` probes); Adam at 2e-5 and 1e-5; all frames in every step.
+    `rectangular` probes); Adam at 2e-5 and 1e-5 from the first step to the last, with torch's betas; all frames in
+    every step.
     """
     grid = GridSettings(levels=16)
     return TrainerSettings(
@@ -122,6 +135,8 @@ def upstream_settings(*, rectangular: bool = False, seed: int = 0) -> TrainerSet
         object_rate=2e-5,
         probe_rate=1e-5,
         table_rate=1e-5 / 1e-4,
+        betas=(0.9, 0.999),
+        anneal=False,
         held_steps=0,
         preconditioned=False,
         batch="full",

@@ -26,6 +26,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .types import all_positive, require_choices
+
 FREQUENCY, FREQUENCY_WHERE_DARK = 0.3, 0.5
 """Radians a pixel. Ten photons in the brightest pixel, 95 % overlap, probe given, 10 s, two seeds (2026-11-27): pixels
 beside it and 0.3 `tungsten` 30.4 / 34.2, 30.6 / 34.3, `maze` 30.1 / 32.0, 29.2 / 30.0; none beside it and 0.3 30.6 /
@@ -53,7 +55,7 @@ class ObjectSettings:
     """The object's network.
 
     Raises:
-        ValueError: a size or a frequency is not positive.
+        ValueError: a size or a frequency is not positive, or the kind is none.
     """
 
     kind: Literal["siren", "hash_grid"] = "siren"
@@ -78,7 +80,8 @@ class ObjectSettings:
 
     def __post_init__(self) -> None:
         given = [1.0 if value is None else value for value in (self.first_frequency, self.w0, self.width)]
-        if min(self.depth, self.hidden_frequency, *given) <= 0 or self.start < 0:
+        require_choices(self)
+        if not all_positive(self.depth, self.hidden_frequency, *given) or not 0 <= self.start < math.inf:
             raise ValueError(f"widths, depths and frequencies of a SIREN must be positive: {self}")
 
     def frequency(self, field_px: float) -> float:

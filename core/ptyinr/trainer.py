@@ -174,7 +174,7 @@ class Trainer:
         if self.settings.preconditioned:
             light = illumination(corners - first, probe.detach(), shape)
             tile.register_hook(lambda gradient: gradient / (light + ILLUMINATION_FLOOR))
-        predicted = predicted_amplitude(tile, probe, torch.from_numpy(corners - first))
+        predicted = predicted_amplitude(tile, probe, torch.from_numpy(corners - first), self.noise.least)
         loss = amplitude_distance(predicted, self.dataset.shown(rows), self._decided.loss, self.noise)
         if self._decided.loss.prior:
             if self._decided.loss.coupled and self.sure:
@@ -443,7 +443,8 @@ class Trainer:
                 ([p for grid in grids for p in grid.network.parameters()], self.settings.probe_rate),
                 ([p for grid in grids for p in grid.grid.parameters()], self.settings.table_rate * TABLE_UNIT),
                 ([] if pixels is None else [pixels], self._decided.probe_detail_rate or 0.0),
-            )
+            ),
+            self.settings.betas,
         )
         self._caution = 1.0
         state = {name: value.clone() for name, value in model.state_dict().items()}

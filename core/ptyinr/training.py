@@ -35,7 +35,7 @@ def train(trainer: Trainer, progress: Callable[[], float], each: Callable[[], ob
         if done >= look and trainer.steps:
             trainer.judge()
             look = done + 1.0 / LOOKS
-        trainer.step(annealed(done))
+        trainer.step(annealed(done) if trainer.settings.anneal else 1.0)
         if each is not None:
             each()
     return trainer.snapshot(final=True)

@@ -7,11 +7,13 @@ larger indices. Diffraction patterns have their zero frequency (DC) at `[h // 2,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_COUNTS = 1e30
+"""Of a pixel."""
 HC_KEV_M = 1.239841984e-9
 """Planck's constant times the speed of light, in keV m (CODATA 2018)."""
 
@@ -25,6 +27,27 @@ def require_lengths(**lengths_m: float) -> None:
     for name, value in lengths_m.items():
         if not (np.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}: it must be a positive, finite number of metres")
+
+
+def require_choices(settings: object) -> None:
+    """Refuse words that are none of those that a field of a dataclass may be (`Literal`).
+
+    Raises:
+        ValueError: one is not; it is named, with what would be right.
+    """
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal and getattr(settings, name) not in get_args(hint):
+            words = ", ".join(map(repr, get_args(hint)))
+            raise ValueError(f"{name} is {getattr(settings, name)!r}, not one of {words}")
+
+
+def all_positive(*values: float) -> bool:
+    """Whether all are above 0 and finite; a nan is not.
+
+    >>> all_positive(1, 2.5), all_positive(1, float("nan")), all_positive(0)
+    (True, False, False)
+    """
+    return all(0 < value < float("inf") for value in values)
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,7 @@ class ScanGeometry:
 
     def __post_init__(self) -> None:
         require_lengths(**{name: getattr(self, name) for name in ("wavelength_m", "distance_m", "detector_pixel_m")})
+        object.__setattr__(self, "window", tuple(int(n) for n in self.window))  # a list equals no shape
         if min(self.window) < 8:
             raise ValueError(f"window is {self.window}: diffraction patterns need at least 8 x 8 pixels")
 
@@ -92,7 +116,8 @@ class Batch:
     """Frames joined with positions by frame id: all that the core ever receives.
 
     Raises:
-        ValueError: the arrays do not fit together, a count is negative or not finite, or a position is not finite.
+        ValueError: the arrays do not fit together or are of another kind, a count is negative or not finite, a position
+            is not finite, or a frame number is negative or there twice.
     """
 
     indices: NDArray[np.int64]
@@ -111,6 +136,12 @@ class Batch:
                 f"a batch of {n} indices needs counts ({n}, h, w) and positions ({n}, 2), "
                 f"not {self.counts.shape} and {self.positions_m.shape}"
             )
+        if n and (self.indices.min() < 0 or len(np.unique(self.indices)) < n):
+            raise ValueError(f"frame numbers are 0 or more, and each is there once: {self.indices[:9].tolist()}")
+        if self.counts.dtype.kind not in "uif":
+            raise ValueError(f"counts are {self.counts.dtype}: give integers or floats, the intensities of patterns")
+        if self.mask is not None and self.mask.dtype != np.bool_:
+            raise ValueError(f"mask is {self.mask.dtype}: give bool, True where a pixel may be trusted")
         if self.mask is not None and self.mask.shape not in (self.counts.shape, self.counts.shape[1:]):
             raise ValueError(f"mask {self.mask.shape} must have the shape of counts {self.counts.shape}, or of a frame")
         if not np.isfinite(self.positions_m).all():
@@ -125,6 +156,8 @@ class Batch:
             raise ValueError(
                 f"counts reach {trusted.min()}: photon counts are never negative; give intensities, not dB"
             )
+        if trusted.size and trusted.max() > MOST_COUNTS:
+            raise ValueError(f"counts reach {trusted.max():g}: beyond {MOST_COUNTS:g} single precision ends")
 
 
 @dataclass(frozen=True)
@@ -158,7 +191,7 @@ class Snapshot:
     """(m,) the mean squared amplitude error of each of them, in counts."""
 
     def __post_init__(self) -> None:
-        for name in ("object", "probe", "coverage", "indices", "positions_px", "positions_m", "judges"):
+        for name in ("object", "probe", "coverage", "indices", "positions_px", "positions_m", "judges", "judged"):
             array = getattr(self, name)
             if not np.isfinite(array).all():
                 raise ValueError(f"snapshot {self.step}: {name} is not finite")

@@ -31,8 +31,7 @@ def run_full_size(name: str, seconds: float, device: str, seed: int) -> None:
     head(["seconds", "steps", "object amplitude / phase", "probe amplitude / phase", "probe overlap"])
     spent, look, began = 0.0, FIRST_LOOK_S, time.perf_counter()
     while spent < seconds:
-        # The published rates stay as they are.
-        trainer.step(annealed(spent / seconds) if name == "ours" else 1.0)  # reads its loss: a GPU has finished
+        trainer.step(annealed(spent / seconds) if settings.anneal else 1.0)  # reads its loss: a GPU has finished
         now = time.perf_counter()
         spent, began = spent + now - began, now
         if spent >= min(look, seconds):

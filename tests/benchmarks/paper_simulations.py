@@ -2,7 +2,7 @@
 
 `python tests/benchmarks/paper_simulations.py --results RESULTS.jsonl --ptychi PYTHON` (two hours; what was stopped goes
 on), then `--results RESULTS.jsonl --table`. PYTHON is that of an environment with pty-chi, see `pty_chi.py`.
-`--full-size` is the paper's own case, 241 px and 3,600 frames, ours alone: it wants a GPU.
+`--full-size` is the paper's own case, 241 px and 3,600 frames, with our or the published settings: it wants a GPU.
 
 Objects of 96 px, windows of 32 px, a raster of whole pixels, window overlaps of 95, 50 and 30 %; a defocused zone plate
 lights 19 of the 32 px. Objects: `tungsten`, the paper's (the reconstruction of such a network; PTYINR_EXTRA_DATA), and

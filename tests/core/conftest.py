@@ -45,10 +45,13 @@ class Scan:
         return Batch(indices, self.counts[rows], self.positions_m[rows])
 
     def truth(self, shape: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
-        """The object on a canvas: pixel i lies (corner + i) pixels from the centre of the range."""
-        middle = (np.array(self.scan_range.lower_m) + self.scan_range.upper_m) / 2
-        pixel = self.geometry.pixel_m
-        y, x = ((np.arange(n) + c) * p + m for n, c, p, m in zip(shape, corner, pixel, middle, strict=True))
+        """The object on a canvas: pixel i lies (corner + i) pixels from the anchor.
+
+        Which lies whole pixels from the lower end of the range, next to its centre.
+        """
+        lower, pixel = np.array(self.scan_range.lower_m), np.array(self.geometry.pixel_m)
+        anchor = lower + pixel * np.round((np.array(self.scan_range.upper_m) - lower) / 2 / pixel)
+        y, x = ((np.arange(n) + c) * p + m for n, c, p, m in zip(shape, corner, pixel, anchor, strict=True))
         return transmission(y, x, self.seed)
 
 

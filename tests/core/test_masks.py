@@ -105,3 +105,18 @@ def test_the_prior_weighs_against_trusted_pixels_alone(scan, trainer_of, each):
     trainer = trainer_of(scan, spoiled(scan, mask, 0, np.uint32), steps=1)
     corner, shape = trainer.canvas.corner, trainer.canvas.shape
     assert trainer._measured_in(corner, shape) == mask[trainer.dataset.training].sum()
+
+
+def test_frames_without_a_trusted_pixel_judge_nothing(scan, trainer_of):
+    """Their error is 0, and no later state would ever be better."""
+    mask = np.ones(scan.counts.shape, bool)
+    mask[5::20] = False  # half of those that are held out
+    trainer = trainer_of(scan, dataclasses.replace(scan.batch(), mask=mask), steps=3)
+    judged = trainer.snapshot(final=True)
+    assert judged.judges.tolist() == list(range(15, 100, 20))
+    assert (judged.judged > 0).all()
+    mask[15::20] = False  # all of them
+    left = trainer_of(scan, dataclasses.replace(scan.batch(), mask=mask), steps=3).snapshot(final=True)
+    assert len(left.judges) == 90
+    assert (left.judged > 0).all()
+    assert "heldout_error" not in left.metrics  # nothing that is held out has told one

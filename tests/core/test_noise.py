@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptyinr.noise import LARGEST_SAMPLE, Noise, estimate_noise
+from ptyinr.noise import ASSUMED_SHARE, LARGEST_SAMPLE, Noise, estimate_noise
 
 FRAMES = 60
 RADIUS = np.hypot(*np.mgrid[-16:16, -16:16])
@@ -60,10 +60,27 @@ def test_a_gaussian_alone_is_found(sigma, brightest, seed):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.floats(1e-3, 1e6), st.booleans())
+@given(st.floats(3, 1e6), st.booleans())
 def test_clean_floats_are_photons(brightest, faded):
     counts = light(brightest) if faded else light(brightest) + brightest
     assert estimate_noise(counts) == Noise(1.0, 0.0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(1e-12, 0.7), st.booleans())
+def test_floats_that_cannot_be_photons_stand_for_many(brightest, faded):
+    """A photon shares its pixel with one at least, itself; such counts were divided by something."""
+    counts = light(brightest) if faded else light(brightest) + brightest
+    noise = estimate_noise(counts)
+    assert (counts**2).sum() / counts.sum() / noise.gain == pytest.approx(ASSUMED_SHARE)
+    assert noise.variance == 0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.floats(1e-9, 0.1), seeds)
+def test_photons_that_were_divided_by_something_are_counted_again(part, seed):
+    counts = part * np.random.default_rng(seed).poisson(light(20.0))
+    assert estimate_noise(counts).gain == pytest.approx(part)
 
 
 @settings(max_examples=25, deadline=None)

@@ -38,6 +38,47 @@ def test_a_probe_that_is_to_stay_must_be_given(scan, trainer_of):
         trainer_of(scan, given=False, probe=ProbeSettings(fixed=True))
 
 
+def test_networks_of_random_weights_cannot_begin_with_a_probe(scan, trainer_of):
+    random = ProbeSettings(kind="network")
+    with pytest.raises(ValueError, match="cannot begin with a given probe: take kind 'modulation' or 'pixels'"):
+        trainer_of(scan, start="random", probe=random)
+    trainer_of(scan, start="random", probe=dataclasses.replace(random, fixed=True), steps=1)
+    trainer_of(scan, start="random", probe=random, given=False, steps=1)
+
+
+def test_a_known_probe_in_other_units_is_refused_with_the_factor_that_is_missing(scan, trainer_of):
+    unit = np.abs(scan.probe).max()
+    photons = scan.counts[:60].sum((1, 2)).mean()
+    missing = (photons / (np.abs(scan.probe / unit) ** 2).sum()) ** 0.5
+    with pytest.raises(ValueError, match=f"in root counts, .* multiply it by {missing:.2g}"):
+        trainer_of(scan, given=scan.probe / unit, probe=ProbeSettings(fixed=True), steps=1)
+    trainer_of(scan, given=scan.probe / unit, steps=1)  # one that is refined is scaled
+
+
+def test_one_frame_with_light_among_dark_or_masked_ones_is_one_frame(scan, trainer_of):
+    counts, mask = np.zeros_like(scan.counts), np.zeros(scan.counts.shape, bool)
+    counts[3], mask[3] = scan.counts[3], True
+    for alone in (
+        dataclasses.replace(scan.batch(), counts=counts),
+        dataclasses.replace(scan.batch(), mask=mask),
+    ):
+        with pytest.raises(
+            ValueError, match="frames to train on: 1; those that are dark or wholly masked do not count"
+        ):
+            trainer_of(scan, alone, steps=1)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e-8])
+def test_counts_that_were_divided_by_a_flux_are_reconstructed_as_well(simulate, trainer_of, scale):
+    scan = simulate(poisson=False, photons=1e6)
+    errors = []
+    for factor in (1.0, scale):
+        batch = dataclasses.replace(scan.batch(), counts=scan.counts * factor)
+        trainer = trainer_of(scan, batch, steps=60)
+        errors.append(trainer.snapshot(final=True).metrics["heldout_error"] / factor**0.5)
+    assert errors[1] < 1.3 * errors[0]
+
+
 @pytest.mark.parametrize("given", [False, True])
 @pytest.mark.parametrize("frames", [2, 10])
 def test_two_frames_or_a_line_are_enough_for_a_picture(scan, trainer_of, frames, given):

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 
 import numpy as np
 import pytest
+import torch
 
 import ptyinr
+from ptyinr.hashgrid import GridSettings
+from ptyinr.losses import LossSettings
 from ptyinr.model import ProbeSettings
-from ptyinr.settings import TrainerSettings, upstream_settings
+from ptyinr.settings import TrainerSettings, random_start, upstream_settings
+from ptyinr.siren import ObjectSettings
 from ptyinr.trainer import Trainer
+from ptyinr.training import train
 
 
 @pytest.mark.parametrize(
@@ -36,6 +43,66 @@ def test_a_number_out_of_range_is_refused(bad):
 def test_to_hold_everything_out_is_refused_and_what_is_meant_is_told(holdout):
     with pytest.raises(ValueError, match=f"holdout is {holdout}: give 0 to train on all frames, or 2 and more"):
         TrainerSettings(holdout=holdout)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_none_is_refused(bad):
+    for make in (
+        lambda: TrainerSettings(object_rate=bad),
+        lambda: TrainerSettings(averaging=bad),
+        lambda: LossSettings(beta=bad),
+        lambda: LossSettings(prior=bad),
+        lambda: ObjectSettings(first_frequency=bad),
+        lambda: ObjectSettings(start=bad),
+        lambda: GridSettings(growth=bad),
+    ):
+        with pytest.raises(ValueError, match=r"must be positive|never negative|needs positive sizes"):
+            make()
+
+
+@pytest.mark.parametrize(
+    ("make", "bad", "right"),
+    [
+        (LossSettings, {"kind": "L1"}, "'auto', 'smooth_l1', 'l1', 'l2', 'poisson'"),
+        (ObjectSettings, {"kind": "SIREN"}, "'siren', 'hash_grid'"),
+        (ProbeSettings, {"kind": "hash_grid"}, "'modulation', 'network', 'pixels'"),
+        (ProbeSettings, {"normalisation": "max"}, "'energy', 'maximum', 'none'"),
+        (GridSettings, {"backend": "tcnn"}, "'auto', 'torch', 'tinycudann'"),
+        (TrainerSettings, {"batch": "mini"}, "'tile', 'random', 'full'"),
+        (TrainerSettings, {"precision": "fp16"}, "'auto', 'float32', 'bfloat16'"),
+    ],
+)
+def test_a_word_that_selects_nothing_is_refused_with_those_that_do(make, bad, right):
+    ((name, word),) = bad.items()
+    with pytest.raises(ValueError, match=f"{name} is '{word}', not one of {right}"):
+        make(**bad)
+
+
+def test_betas_lie_between_nothing_and_one():
+    with pytest.raises(ValueError, match=r"betas are \(0.9, 1.0\)"):
+        TrainerSettings(betas=(0.9, 1.0))
+
+
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_what_starts_from_random_weights_already_stays_as_it_is(rectangular):
+    theirs = upstream_settings(rectangular=rectangular)
+    assert random_start(theirs) == theirs
+    assert random_start(TrainerSettings()).loss.regularisation == 1e-2
+
+
+def test_the_published_programs_rates_stay_as_they_are_and_its_adam_is_torchs(scan, monkeypatch):
+    factors = []
+    step = Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda trainer, factor=1.0: (factors.append(factor), step(trainer, factor))[1])
+    small = dataclasses.replace(upstream_settings(), object=ObjectSettings(width=8, depth=1, start=0.0, detail=False))
+    for settings, constant in ((small, True), (TrainerSettings(), False)):
+        factors.clear()
+        trainer = Trainer(scan.geometry, scan.scan_range, settings, probe=None if constant else scan.probe)
+        trainer.append(scan.batch(slice(0, 12)))
+        train(trainer, lambda trainer=trainer: trainer.steps / 5)
+        assert (factors == [1.0] * 5) is constant
+    torchs = inspect.signature(torch.optim.Adam).parameters["betas"].default
+    assert small.betas == torchs
 
 
 def test_a_random_start_has_no_probe_to_modulate():

@@ -121,6 +121,18 @@ def test_windows_over_a_pixel_follow_from_how_far_the_nearest_neighbour_is(step,
     rows, columns = np.mgrid[:6, :6] * step
     corners = np.random.default_rng(0).permutation(np.stack([rows.ravel(), columns.ravel()], axis=1))
     assert windows_a_pixel(corners, (8, 10)) == pytest.approx(windows)
+    assert windows_a_pixel(np.concatenate([corners, corners, corners]), (8, 10)) == pytest.approx(windows)
+
+
+def test_a_place_that_is_measured_again_is_the_same_place_however_the_encoders_scatter():
+    rows, columns = np.mgrid[:6, :6] * 20.0
+    corners = np.stack([rows.ravel(), columns.ravel()], axis=1)
+    again = corners + np.random.default_rng(0).uniform(-0.4, 0.4, corners.shape)
+    assert windows_a_pixel(np.concatenate([corners, again]), (40, 40)) == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_scan_of_one_place_has_no_windows_beside_it():
+    assert windows_a_pixel(np.zeros((9, 2)), (8, 8)) == 0
 
 
 def test_a_snapshot_tells_where_its_frames_lie_and_how_each_judge_is_explained(scan, trainer_of):

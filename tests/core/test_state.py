@@ -137,7 +137,7 @@ def test_an_object_that_the_frames_contradict_is_dropped(scan, simulate, trainer
 
 
 def test_what_a_dropped_object_was_made_of_is_dropped_with_it(scan, simulate, trainer_of):
-    dark = trainer_of(simulate(photons=1000.0, seed=5), steps=20)
+    dark = trainer_of(simulate(photons=1000.0, seed=5), steps=200)
     alone = trainer_of(scan, steps=1)
     assert dark._decided.object.first_frequency != alone._decided.object.first_frequency
     repeat = Trainer(scan.geometry, scan.scan_range, dark.settings, probe=scan.probe, previous=saved(dark))

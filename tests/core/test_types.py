@@ -32,6 +32,7 @@ def snapshot(**changes):
         "coverage": np.zeros((20, 20), np.float32),
         "indices": np.arange(2),
         "positions_px": np.zeros((2, 2)),
+        "judged": np.zeros(5),
     }
     return Snapshot(uid="a", step=1, frames=2, pixel_m=(1e-8, 1e-8), **arrays | changes)
 
@@ -121,6 +122,31 @@ def test_a_bad_count_is_refused_unless_it_is_masked(bad, words):
     assert not batch(counts=counts, mask=mask[1]).mask[2, 3]
 
 
+def test_counts_beyond_single_precision_are_refused():
+    with pytest.raises(ValueError, match=r"counts reach 2e\+35"):
+        batch(counts=np.full((3, 8, 8), 2e35))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"counts": np.ones((3, 8, 8), np.complex64)}, "counts are complex64: give integers or floats"),
+        ({"counts": np.ones((3, 8, 8), bool)}, "counts are bool: give integers or floats"),
+        ({"mask": np.ones((8, 8), np.uint8)}, "mask is uint8: give bool, True where"),
+        ({"indices": np.array([0, 1, 1])}, r"each is there once: \[0, 1, 1\]"),
+        ({"indices": np.array([-1, 0, 1])}, r"0 or more, .*\[-1, 0, 1\]"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused_with_what_would_be_right(changes, words):
+    with pytest.raises(ValueError, match=words):
+        batch(**changes)
+
+
+def test_a_window_given_as_a_list_is_the_same_window():
+    geometry = ScanGeometry(1e-10, 1.0, 1e-4, [32, 48])
+    assert geometry == ScanGeometry(1e-10, 1.0, 1e-4, (32, 48))
+
+
 def test_a_negative_integer_is_refused_too():
     with pytest.raises(ValueError, match="counts reach -1"):
         batch(counts=np.full((3, 8, 8), -1, np.int32))
@@ -131,7 +157,7 @@ def test_a_batch_may_be_empty_or_wholly_masked():
     assert not batch(counts=np.full((3, 8, 8), -1), mask=np.zeros((3, 8, 8), bool)).mask.any()
 
 
-@pytest.mark.parametrize("name", ["object", "probe", "coverage", "positions_px"])
+@pytest.mark.parametrize("name", ["object", "probe", "coverage", "positions_px", "judged"])
 def test_a_snapshot_is_finite(name):
     array = getattr(snapshot(), name).copy()
     array.flat[3] = np.nan
@@ -139,7 +165,7 @@ def test_a_snapshot_is_finite(name):
         snapshot(**{name: array})
 
 
-@pytest.mark.parametrize("name", ["object", "probe", "coverage", "indices", "positions_px"])
+@pytest.mark.parametrize("name", ["object", "probe", "coverage", "indices", "positions_px", "judged"])
 def test_a_snapshot_cannot_be_written_to(name):
     with pytest.raises(ValueError, match="read-only"):
         getattr(snapshot(), name)[...] = 0
