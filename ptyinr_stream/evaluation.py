@@ -6,14 +6,19 @@ Everything is computed here and drawn in `report`.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from ptyinr.dataset import Dataset
 from ptyinr.misfit import Misfit, misfit
+from ptyinr.noise import Noise, estimate_noise
 from ptyinr.resolution import Profile, profile
+from ptyinr.simulate import expected_counts
+from ptyinr.types import Batch
 from ptyinr_stream.comparison import Compared, Referred, other, shown, truth_of, with_reference, with_truth
 from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.formats import RecordedScan
@@ -25,6 +30,7 @@ Segment = tuple[tuple[float, float], tuple[float, float]]
 """(row, column) of start and end in metres, from the corner of the scanned field."""
 
 PROFILE_WIDTH_PX = 5
+_BLOCK = 64  # frames at a time
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,22 @@ class Evaluation:
     compared: Compared | None = None
     referred: Referred | None = None
     error: Misfit | None = None
+    """In the scan's counts; where pixels were held out, `trained` and `frames` are about the others."""
     heldout: NDArray[np.bool_] | None = None
     """(n,) which of the result's frames were held out of training, where `error` is known."""
+    heldout_pixels: NDArray[np.float64] | None = None
+    """(n,) the error of each frame on its pixels that were held out, where pixels were instead of frames."""
+    noise: Noise | None = None
+    """Of counts that are not whole, as estimated; None where a count is a photon."""
+    noise_alone: float | None = None
+    """The error of a model that is right, where `error` is known."""
     halves: Halves | None = None
     lines: tuple[Line, ...] = ()
+
+    @property
+    def unit(self) -> str:
+        """Of the errors."""
+        return "photons" if self.noise is None else "counts"
 
     def numbers(self) -> dict[str, Any]:
         """What JSON can hold; None where a number is not finite, as the PSNR of what is equal."""
@@ -79,11 +97,15 @@ class Evaluation:
             told["amplitude_error"] = {
                 "heldout": e.heldout,
                 "heldout_frames": int(self.heldout.sum()),
+                "heldout_pixels": 0.0 if self.heldout_pixels is None else 1 / self.result.pixel_holdout,
                 "trained": e.trained,
                 "trained_frames": int((~self.heldout).sum()),
-                "photon_noise": e.photon_noise,
+                "noise_alone": self.noise_alone,
                 "scale": e.scale,
+                "unit": self.unit,
             }
+            if (noise := self.noise) is not None:
+                told["amplitude_error"] |= {"counts_a_photon": noise.gain, "sigma_counts": noise.variance**0.5}
         if (h := self.halves) is not None:
             told["split_halves"] = {
                 "resolution_nm": None if h.rings.resolution_m is None else 1e9 * h.rings.resolution_m,
@@ -130,11 +152,11 @@ def evaluate(
     try:
         compared = None if truth is None else with_truth(result, truth, ramp)
         referred = None if reference is None else with_reference(result, reference)
-        heldout, error = _error(result, scan)
         lines = tuple(_line(result, compared, referred, segment, pixel_m) for segment in segments)
+        found = Evaluation(result, pixel_m, compared, referred, halves=halves, lines=lines)
+        return found if scan is None else _with_error(found, scan)
     except ValueError as complaint:
         raise ConfigError(f"{result.name}: {complaint}") from complaint
-    return Evaluation(result, pixel_m, compared, referred, error, heldout, halves, lines)
 
 
 def _pixel(result: Result, scan: RecordedScan | None) -> tuple[float, float]:
@@ -161,13 +183,57 @@ def _require_fit(result: Result, scan: RecordedScan, pixel_m: tuple[float, float
         )
 
 
-def _error(result: Result, scan: RecordedScan | None) -> tuple[NDArray[np.bool_] | None, Misfit | None]:
-    if scan is None:
-        return None, None
-    n = 0 if "heldout_pixels" in result.attributes else result.holdout  # then every frame was trained on
+def _with_error(found: Evaluation, scan: RecordedScan) -> Evaluation:
+    """How far the modelled amplitudes are from the scan's, and how far noise alone would put them."""
+    result, counts = found.result, scan.counts[found.result.indices]
+    n = 0 if result.pixel_holdout else result.holdout  # where pixels were held out every frame was trained on
     heldout = result.indices % n == n // 2 if n > 1 else np.zeros(len(result.indices), bool)
-    counts = scan.counts[result.indices]
-    return heldout, misfit(result.object, result.probe, result.positions_px, counts, heldout, scan.mask)
+    error = misfit(result.object, result.probe, result.positions_px, counts, heldout, scan.mask)
+    pixels, noise, alone = None, None, error.photon_noise
+    if result.pixel_holdout:
+        pixels, others, scale = _of_pixels(result, counts, scan.mask)
+        heldout_error, trained = float(pixels.mean()), float(others.mean())
+        error = replace(error, heldout=heldout_error, trained=trained, scale=scale, frames=others)
+    if not scan.whole:
+        noise = estimate_noise(counts, scan.mask)
+        alone = _alone(noise, result, scan.mask, error.scale)
+    return replace(found, error=error, heldout=heldout, heldout_pixels=pixels, noise=noise, noise_alone=alone)
+
+
+def _of_pixels(
+    result: Result, counts: NDArray[Any], mask: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """The errors (n,) of frames on the pixels that were held out, those on the others, and the scale fitted on these.
+
+    See `misfit`, which knows frames only.
+    """
+    sums = np.empty((2, 4, len(counts)))  # of measured^2, measured * modelled, modelled^2 and pixels
+    for part in (slice(first, first + _BLOCK) for first in range(0, len(counts), _BLOCK)):
+        corners = result.positions_px[part]
+        dataset = Dataset(result.window, result.pixel_holdout, torch.device("cpu"))
+        dataset.append(Batch(result.indices[part], counts[part], corners, mask), corners)
+        dataset.hold_out_pixels()
+        modelled = np.sqrt(expected_counts(result.object, result.probe, corners))
+        modelled, rows = np.fft.ifftshift(modelled, axes=(1, 2)), np.arange(len(corners))
+        for kind, frames in enumerate((dataset.judged(rows), dataset.shown(rows))):
+            measured = frames.double().numpy()
+            there = measured >= 0
+            terms = (measured**2, measured * modelled, modelled**2, 1)
+            sums[kind, :, part] = [np.sum(term * there, axis=(1, 2)) for term in terms]
+    own = sums[1].sum(1)
+    scale = float(own[1] / own[2]) if own[2] > 0 else 0.0
+    held, others = (sums[:, 0] - 2 * scale * sums[:, 1] + scale**2 * sums[:, 2]) / sums[:, 3].clip(1)
+    return held, others, scale
+
+
+def _alone(noise: Noise, result: Result, mask: NDArray[np.bool_] | None, scale: float) -> float:
+    """Mean (sqrt(I) - sqrt(x))^2 of counts I that are drawn around the modelled ones x of some frames."""
+    some = np.unique(np.linspace(0, len(result.positions_px) - 1, _BLOCK).astype(int))
+    expected = scale**2 * expected_counts(result.object, result.probe, result.positions_px[some])
+    expected = expected if mask is None else expected[:, mask]
+    random = np.random.default_rng(0)
+    drawn = noise.gain * random.poisson(expected / noise.gain) + random.normal(0, noise.variance**0.5, expected.shape)
+    return float(np.mean((np.sqrt(drawn.clip(0)) - np.sqrt(expected)) ** 2))
 
 
 def _line(

@@ -186,10 +186,13 @@ def errors(evaluation: Evaluation) -> str:
         time, place = figure.subplots(1, 2, width_ratios=(1.9, 1))
         indices = evaluation.result.indices
         time.plot(indices[~heldout], error.frames[~heldout], ".", color=LIMIT, markersize=3, label="trained on")
-        time.plot(indices[heldout], error.frames[heldout], "o", color=OTHERS, markersize=3.5, label="held out")
-        time.axhline(error.photon_noise, color=MINE, linewidth=1, linestyle="--", label="photon noise alone")
+        if (pixels := evaluation.heldout_pixels) is None:
+            time.plot(indices[heldout], error.frames[heldout], "o", color=OTHERS, markersize=3.5, label="held out")
+        else:
+            time.plot(indices, pixels, ".", color=OTHERS, markersize=3, label="pixels held out")
+        time.axhline(evaluation.noise_alone, color=MINE, linewidth=1, linestyle="--", label="noise alone")
         time.set(xlabel="frame", ylim=(0, 1.1 * float(np.percentile(error.frames, 99.5))))
-        time.set_title("mean squared difference of amplitudes / photons", fontsize=10)
+        time.set_title(f"mean squared difference of amplitudes / {evaluation.unit}", fontsize=10)
         time.legend(frameon=False, fontsize=8, ncols=3, loc="upper left")
         corners = evaluation.result.positions_px - evaluation.result.positions_px.min(0)
         at = 1e6 * (corners + np.array(evaluation.result.window) / 2) * evaluation.pixel_m

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptyinr.probe_start import SURE
 from ptyinr.registration import inner_box, registered
 from ptyinr.resolution import RingCorrelation, ring_correlation
+from ptyinr.settings import TrainerSettings
 from ptyinr.types import Snapshot
 from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.formats import RecordedScan
@@ -34,6 +36,8 @@ class Halves:
     frames: tuple[int, int]
     seconds: float
     """Of training, each."""
+    probe: str = "found anew in each half"
+    """What the probe was, for people."""
 
 
 def split_halves(
@@ -51,7 +55,7 @@ def split_halves(
         ConfigError: a half has too few frames, or the two share no field.
     """
     if len(scan.counts) < 4:
-        raise ConfigError(f"{scan.name}: has {len(scan.counts)} frames: too few for two halves")
+        raise ConfigError(f"{scan.name}: has {len(scan.counts)} frames: too few for two halves, of two at least")
     parts = [
         replace(
             scan, counts=scan.counts[k::2], positions_m=scan.positions_m[k::2], name=f"{scan.name}-{name}", truth=None
@@ -69,5 +73,17 @@ def split_halves(
         box = inner_box(placed.seen & lit[0])
         rings = ring_correlation(even.object[box], placed.object[box], even.pixel_m)
     except ValueError as error:
-        raise ConfigError(f"{scan.name}: the halves cannot be compared: {error}") from error
+        raise ConfigError(f"{scan.name}: the halves cannot be compared: {_reason(even, odd) or error}") from error
     return Halves(even.object[box], placed.object[box], rings, (even.frames, odd.frames), seconds)
+
+
+def _reason(even: Snapshot, odd: Snapshot) -> str:
+    """Why two halves are unlike, if it is that a probe was not found; else nothing."""
+    halves, needed = {"even": even, "odd": odd}, TrainerSettings.start_frames
+    reasons = []
+    if min(even.frames, odd.frames) < needed:
+        reasons.append(f"they have {even.frames} and {odd.frames} frames, a probe is sought in {needed}")
+    # One that was given has no confidence.
+    if unsure := [name for name, half in halves.items() if half.metrics.get("start_confidence", SURE) < SURE]:
+        reasons.append(f"the {' and '.join(unsure)} frames' start was not sure of its probe")
+    return f"{'; '.join(reasons)}: give a scan of more frames or more overlap, or --probe" if reasons else ""

@@ -6,6 +6,7 @@ import json
 from html import escape
 from pathlib import Path
 
+from ptyinr.metrics import MEDIAN_TRUST
 from ptyinr_stream import figures
 from ptyinr_stream.errors import PublishError
 from ptyinr_stream.evaluation import Evaluation
@@ -71,10 +72,18 @@ def rows(evaluation: Evaluation) -> list[tuple[str, str]]:
         table.append((f"phase correlation with {r.name}", likeness))
         table.append((f"probe overlap with {r.name}", f"{r.probe_overlap:.4f}"))
     if (e := evaluation.error) is not None and evaluation.heldout is not None:
+        held, others = f"{evaluation.heldout.sum()} held-out frames", f"{(~evaluation.heldout).sum()} other frames"
+        if evaluation.heldout_pixels is not None:
+            held, others = f"held-out pixels, 1 in {evaluation.result.pixel_holdout}", "other pixels"
         if e.heldout is not None:
-            table.append((f"amplitude error, {evaluation.heldout.sum()} held-out frames", f"{e.heldout:.4f} photons"))
-        table.append((f"amplitude error, {(~evaluation.heldout).sum()} other frames", f"{e.trained:.4f} photons"))
-        table.append(("amplitude error of photon noise alone", f"{e.photon_noise:.4f} photons"))
+            table.append((f"amplitude error, {held}", f"{e.heldout:.4f} {evaluation.unit}"))
+        table.append((f"amplitude error, {others}", f"{e.trained:.4f} {evaluation.unit}"))
+        if (noise := evaluation.noise) is None:
+            table.append(("amplitude error of photon noise alone", f"{evaluation.noise_alone:.4f} photons"))
+        else:
+            told = f"{noise.gain:.4g} a photon" + (f", sigma {noise.variance**0.5:.4g}" if noise.variance else "")
+            alone = f"{evaluation.noise_alone:.4f} counts (by estimate {told})"
+            table.append(("amplitude error of noise alone", alone))
     if (h := evaluation.halves) is not None:
         table.append(("resolution, half-bit", h.rings.verdict))
     for n, line in enumerate(evaluation.lines, 1):
@@ -96,7 +105,8 @@ def page(evaluation: Evaluation) -> str:
             "Truth",
             "A common shift, a phase ramp, a global phase and scale have been taken out, the ramp only where the probe "
             "was unknown. PSNR compares the central three quarters of the truth, the dashed frame: amplitudes for a "
-            "maximum of 1 after their medians have been made equal, phases for one of pi.",
+            "maximum of 1 after their medians have been made equal, or by least squares where the two scales differ by "
+            f"more than {100 * MEDIAN_TRUST:.0f} %; phases for one of pi.",
             figures.truth(evaluation),
         ),
         (
@@ -107,9 +117,9 @@ def page(evaluation: Evaluation) -> str:
     ]
     if (halves := evaluation.halves) is not None:
         told = (
-            f"The scan was reconstructed twice, from its even and from its odd frames, for {halves.seconds:g} s each "
-            f"and from different random numbers. Resolution is where their correlation first falls below half a bit of "
-            f"information a pixel: {halves.rings.verdict}."
+            f"The scan was reconstructed twice, from its even and from its odd frames, for {halves.seconds:g} s each, "
+            f"from different random numbers and a probe that was {halves.probe}. Resolution is where their correlation "
+            f"first falls below half a bit of information a pixel: {halves.rings.verdict}."
         )
         sections.append(("Split halves", told, figures.rings(evaluation, halves)))
     sections += [
@@ -121,7 +131,8 @@ def page(evaluation: Evaluation) -> str:
         (
             "Amplitude error",
             "How far the modelled amplitudes are from the measured ones, frame by frame, with one scale that was "
-            "fitted on the frames that were trained on. The dashed line is what photon noise alone would leave.",
+            "fitted on what was trained on. The dashed line is what noise alone would leave: that of photons, or where "
+            "counts are not whole the noise that was estimated from them.",
             figures.errors(evaluation),
         ),
     ]

@@ -83,6 +83,12 @@ class Result:
         except (AttributeError, TypeError, ValueError):
             return 0
 
+    @property
+    def pixel_holdout(self) -> int:
+        """One in so many pixels of every frame was held out of training instead of frames; 0 if none was."""
+        share = self.attributes.get("heldout_pixels")
+        return round(1 / share) if isinstance(share, float) and 0 < share <= 0.5 else 0
+
 
 def read_result(path: Path) -> Result:
     """Read `object`, `probe` and `positions_px`; `indices`, `coverage` and the attribute `pixel_m` where there are any.

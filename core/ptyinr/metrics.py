@@ -73,7 +73,7 @@ class Fidelity:
     """How near a complex field comes to the truth, as the paper measures it; infinite where nothing differs."""
 
     amplitude_psnr_db: float
-    """20 log10(1 / rms difference), eq. 9, after the medians have been made equal and clipping at 1."""
+    """20 log10(1 / rms difference), eq. 9, scaled to equal medians if `MEDIAN_TRUST` allows, and clipped at 1."""
     phase_psnr_db: float
     """20 log10(pi / rms difference), eq. 10, after the best global phase; differences never jump by 2 pi."""
     amplitude_ssim: float

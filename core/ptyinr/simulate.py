@@ -28,9 +28,9 @@ from .types import Batch, ScanGeometry
 NOISES = ("none", "photons", "poisson", "gaussian", "mixed")
 
 MOST_COUNTS = 2.0**31
-"""Expected in a pixel: with noise, a uint32 still holds it."""
+"""In a pixel, before noise and after it: half of what a uint32 or a scan file holds."""
 
-_BLOCK = 256  # frames at a time
+_BLOCK_PIXELS = 2**22  # of frames and modes at a time
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,25 @@ class SimulatedNoise:
                 raise ValueError(f"{name} is {value}: it must be positive")
 
     def added_to(self, expected: NDArray[np.float64], random: np.random.Generator) -> NDArray[Any]:
-        """Counts of all frames (n, h, w): uint16 or uint32 of `photons`, else float32."""
-        if self.kind == "photons":
-            counts = random.poisson(expected)
-            # The largest uint16 and uint32 mark pixels that carry no measurement.
-            return counts.astype(np.uint16 if counts.max() < 2**16 - 1 else np.uint32)
-        counts = expected
+        """Counts of all frames (n, h, w): uint16 or uint32 of `photons`, else float32.
+
+        Raises:
+            ValueError: a pixel counts more than `MOST_COUNTS`.
+        """
+        counts: NDArray[Any] = random.poisson(expected) if self.kind == "photons" else expected
         if self.kind in ("poisson", "mixed"):
             unit = expected.max() / self.alpha
             counts = random.poisson(expected / unit) * unit
         if self.kind in ("gaussian", "mixed"):
             counts = np.maximum(counts + random.normal(0, self.sigma, counts.shape), 0)
+        if counts.max() > MOST_COUNTS:
+            raise ValueError(
+                f"with {self.kind} noise, alpha {self.alpha:g} and sigma {self.sigma:g}, a pixel counts "
+                f"{counts.max():.3g}: at most {MOST_COUNTS:.3g} fit: give fewer photons, a larger alpha or a smaller "
+                f"sigma"
+            )
+        if self.kind == "photons":  # the largest uint16 and uint32 mark pixels that carry no measurement
+            return counts.astype(np.uint16 if counts.max() < 2**16 - 1 else np.uint32)
         return counts.astype(np.float32)
 
 
@@ -123,7 +131,8 @@ def expected_counts(
     spectra, nu = np.fft.fft2(modes), (np.fft.fftfreq(h)[:, None], np.fft.fftfreq(w))
     windows = np.lib.stride_tricks.sliding_window_view(field, (h, w))
     counts = np.empty((len(corners), h, w))
-    for block in (slice(start, start + _BLOCK) for start in range(0, len(corners), _BLOCK)):
+    most = max(1, _BLOCK_PIXELS // modes.size)
+    for block in (slice(start, start + most) for start in range(0, len(corners), most)):
         dy, dx = offsets[block].T[:, :, None, None]
         light = np.fft.ifft2(spectra * np.exp(-2j * np.pi * (nu[0] * dy + nu[1] * dx))[:, None])  # (n, modes, h, w)
         waves = np.fft.fft2(light * windows[corners[block, 0], corners[block, 1]][:, None], norm="ortho")
@@ -155,12 +164,14 @@ def simulate(
         seed: of noise and garbage.
 
     Raises:
-        ValueError: the arrays do not fit together, a window leaves the object, no light reaches the detector
-            or more than can be counted, or photons is not positive.
+        ValueError: the arrays do not fit together, the mask is not of truths, a window leaves the object, no light
+            reaches the detector or more than can be counted, or photons is not positive.
     """
     if probe.shape[-2:] != geometry.window or (mask is not None and mask.shape != geometry.window):
         shapes = f"probe {probe.shape}" + ("" if mask is None else f" and mask {mask.shape}")
         raise ValueError(f"{shapes} must have the rows and columns of the window, {geometry.window}")
+    if mask is not None and mask.dtype != np.bool_:
+        raise ValueError(f"mask is {mask.dtype}: give bool, True where a pixel may be trusted")
     random = np.random.default_rng([seed, 1])  # not the stream that drew an object of the same seed
     modes = probe.reshape(-1, *geometry.window).astype(np.complex128)
     expected = expected_counts(field, modes, positions_px)
@@ -174,7 +185,13 @@ def simulate(
         modes *= np.sqrt(photons / mean)
     if expected.max() > MOST_COUNTS:
         raise ValueError(f"the brightest pixel would count {expected.max():.3g} photons: at most {MOST_COUNTS:.3g} fit")
-    counts = (noise or SimulatedNoise()).added_to(expected, random)
+    noise = noise or SimulatedNoise()
+    counts = noise.added_to(expected, random)
+    if not (counts if mask is None else counts[:, mask]).any():
+        raise ValueError(
+            f"not a photon arrives in a trusted pixel: {len(counts)} frames expect {expected.sum():.3g} photons, noise "
+            f"is {noise.kind!r} and alpha {noise.alpha:g}: give more photons or a larger alpha"
+        )
     if mask is not None:
         garbage = random.integers(0, 2 * int(counts.max()) + 2, (len(counts), int((~mask).sum())))
         counts[:, ~mask] = np.minimum(garbage, 2**16 - 2)

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from ptyinr_stream.errors import ConfigError
+from ptyinr_stream.recordings import MASTER
 
 out, err = Console(), Console(stderr=True)
 
@@ -36,12 +37,24 @@ def valid_settings(make: Any, **values: Any) -> Any:
         raise ConfigError(str(error)) from error
 
 
-def require_writable(path: Path) -> None:
-    """Learn before an hour of training, not after it, that the result cannot be written."""
+def require_writable(path: Path, *inputs: Path | None) -> None:
+    """Learn before an hour of training, not after it, that a result cannot be written, or only over what it is made of.
+
+    Args:
+        path: the file to write.
+        inputs: that the same command reads: files, folders of recordings, or None where one is not given.
+
+    Raises:
+        ConfigError: there is no such folder, `path` is one, or it is one of the inputs by whatever name.
+    """
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
         raise ConfigError(f"{path}: is a folder; give the HDF5 file to write")
+    for given in filter(None, inputs):
+        sources = (given, given / MASTER, *given.glob("[0-9][0-9][0-9]-*.h5"))  # itself, or a recording's files
+        if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+            raise ConfigError(f"{path}: would be written over {given}, which it is made from: give another file")
 
 
 def escaped(text: str) -> str:

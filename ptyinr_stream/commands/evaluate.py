@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,8 @@ from ptyinr_stream.commands import DeviceOption, out, require_writable, valid_se
 from ptyinr_stream.errors import ConfigError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from ptyinr_stream.evaluation import Segment
     from ptyinr_stream.formats import RecordedScan
     from ptyinr_stream.halves import Halves
@@ -38,8 +40,17 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="ROW,COL:ROW,COL", help="In um from the corner of the scanned field; may be repeated."),
     ] = None,
+    probe: Annotated[
+        Path | None,
+        typer.Option(help="Start both halves from this probe (.npy, or `probe` of an HDF5 file); default: find it."),
+    ] = None,
     known_probe: Annotated[
-        bool, typer.Option("--known-probe", help="The probe was given and kept: a phase ramp is an error too.")
+        bool,
+        typer.Option(
+            "--known-probe",
+            help="The probe was given and kept: a phase ramp is an error too, and the halves keep theirs, without "
+            "--probe that of RESULT.",
+        ),
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="The HTML to write, numbers beside it as JSON; default: as RESULT, .html.")
@@ -57,17 +68,22 @@ def evaluate(
 
     from ptyinr_stream.evaluation import evaluate as judge
     from ptyinr_stream.formats import read_scan
+    from ptyinr_stream.probe_file import read_probe
     from ptyinr_stream.report import rows, write_report
     from ptyinr_stream.results import read_result
 
     path = result.with_suffix(".html") if output is None else output
-    require_writable(path)
+    for written in (path, path.with_suffix(".json")):
+        require_writable(written, result, scan, truth, reference, probe)
     if path.suffix == ".json":
         raise ConfigError(f"{path}: the numbers go to a .json beside the report: give it another suffix, .html")
     if split_halves and scan is None:
         raise ConfigError("--split-halves needs --scan: the frames to divide")
+    if probe is not None and not split_halves:
+        raise ConfigError("--probe needs --split-halves: it is for reconstructing them")
     segments = tuple(_segment(text) for text in profile or ())
     found = read_result(result)
+    given = read_probe(probe) if probe is not None else found.probe if known_probe else None
     recorded = None if scan is None else read_scan(scan)
     known = {
         "scan": recorded,
@@ -78,7 +94,8 @@ def evaluate(
     }
     evaluation = judge(found, **known)
     if split_halves and recorded is not None:
-        evaluation = replace(evaluation, halves=_halves(recorded, found, seconds, seed, device, quiet=json))
+        start = {"probe": given, "known": known_probe, "holdout": found.holdout, "seed": seed}
+        evaluation = replace(evaluation, halves=_halves(recorded, seconds, device, quiet=json, **start))
     numbers = write_report(evaluation, path)
     if json:
         out.print_json(jsonlib.dumps(evaluation.numbers()))
@@ -108,8 +125,18 @@ def _truth(path: Path) -> Result:
     return read_result(path)
 
 
-def _halves(scan: RecordedScan, result: Result, seconds: float, seed: int, device: str, *, quiet: bool) -> Halves:
-    """Both reconstructions, with the trainer's defaults but for the hold-out of the result."""
+def _halves(
+    scan: RecordedScan,
+    seconds: float,
+    device: str,
+    *,
+    probe: NDArray[Any] | None,
+    known: bool,
+    holdout: int,
+    seed: int,
+    quiet: bool,
+) -> Halves:
+    """Both reconstructions, with the trainer's defaults but for the probe and the hold-out of the result."""
     from contextlib import nullcontext
 
     from ptyinr.settings import TrainerSettings
@@ -122,11 +149,15 @@ def _halves(scan: RecordedScan, result: Result, seconds: float, seed: int, devic
     where = choose_device(device)
 
     def train(half: RecordedScan, path: Path, number: int) -> Snapshot:
-        settings = valid_settings(TrainerSettings, holdout=result.holdout, seed=2 * seed + number)
+        settings = valid_settings(TrainerSettings, holdout=holdout, seed=2 * seed + number)
+        settings = replace(settings, probe=replace(settings.probe, fixed=known))
         with nullcontext() if quiet else watching(out, seconds) as progress:
-            return reconstruct(half, path, seconds=seconds, settings=settings, device=where, progress=progress)
+            return reconstruct(
+                half, path, seconds=seconds, settings=settings, probe=probe, device=where, progress=progress
+            )
 
-    return split_halves(scan, seconds, train)
+    halves = split_halves(scan, seconds, train)
+    return halves if probe is None else replace(halves, probe="given and kept" if known else "given to both at first")
 
 
 def _segment(text: str) -> Segment:

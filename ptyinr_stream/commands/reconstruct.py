@@ -56,7 +56,10 @@ def reconstruct(
     from ptyinr_stream.probe_file import read_probe
     from ptyinr_stream.terminal import say, watching
 
-    require_writable(output)
+    require_writable(output, scan, probe)
+    if (beside := output.with_suffix(".png")) == output:
+        raise ConfigError(f"{output}: the picture goes to a .png beside the result: give it another suffix, .h5")
+    require_writable(beside, scan, probe)
     if known_probe and probe is None:
         raise ConfigError("--known-probe: there is no --probe to leave as it is")
     recorded = read_scan(scan)
@@ -77,7 +80,8 @@ def reconstruct(
             device=choose_device(device),
             progress=progress,
         )
-    picture(snapshot).save(output.with_suffix(".png"))
+    picture(snapshot).save(beside)
     error = snapshot.metrics.get("heldout_error")
-    judged = "" if error is None else f", held-out amplitude error {error:.3f} photons"
+    unit = "photons" if recorded.whole else "counts"
+    judged = "" if error is None else f", held-out amplitude error {error:.3f} {unit}"
     say(out, f"{output}: {snapshot.frames} frames, {snapshot.step} steps{judged}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ LENSES, SCANS = ("zone-plate", "laue"), ("raster", "snake", "jittered", "spiral"
 WINDOW_PX, OBJECT_PX, OVERLAP, PHOTONS = 128, 384, 0.9, 1e6
 MOST_BYTES = 8 * 2**30
 """Of expected counts, which are kept in memory."""
+BYTES_A_PIXEL = 64
+"""That drawing an object or a probe takes, what is needed in passing included."""
 
 
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
@@ -79,11 +82,12 @@ def simulate(
     from ptyinr_stream.formats import RecordedScan, Truth
     from ptyinr_stream.formats.ptyinr_h5 import write_scan
 
-    require_writable(output)
+    require_writable(output, *(Path(name) for name in (sample, probe) if Path(name).suffix))
     random = np.random.default_rng([seed, 2])  # object and noise have streams of their own
     try:
         light = None if probe in LENSES else _probe_of(probe)
         shape = _pair(window or WINDOW_PX, "--window", int) if light is None or window else light.shape[-2:]
+        _require_room("--window", shape)
         _require_positive("--energy-kev", energy_kev)
         geometry = ScanGeometry(HC_KEV_M / energy_kev, distance_m, 1e-6 * detector_pixel_um, shape)
         if light is None:
@@ -143,6 +147,7 @@ def _field(name: str, size: str | None, seed: int, phase_rad: float, floor: floa
         if name not in PHANTOMS:
             raise ValueError(f"--object {name} is unknown; there are: {', '.join(PHANTOMS)}, or a .npy file")
         shape = _pair(size or OBJECT_PX, "--object-px", int)
+        _require_room("--object-px", shape)
         return phantom(name, shape, seed=seed, phase_rad=phase_rad, floor=floor)
     try:
         field = np.load(path)  # refuses pickled objects
@@ -185,7 +190,14 @@ def _corners(
         raise ValueError(f"{frames:.0f} frames of {window} pixels are more than memory is for: give a larger step")
     if kind not in SCANS:
         raise ValueError(f"--scan {kind} is unknown; there are: {', '.join(SCANS)}")
-    return scans.jittered(room, step_px, random) if kind == "jittered" else getattr(scans, kind)(room, step_px)
+    corners = scans.jittered(room, step_px, random) if kind == "jittered" else getattr(scans, kind)(room, step_px)
+    if len(corners) < 2:
+        raise ValueError(
+            f"--scan {kind} takes one frame: the window has {room[0]} x {room[1]} pixels of room on the object, the "
+            f"step is {step_px[0]:.4g} x {step_px[1]:.4g}: give a larger --object-px, a smaller --window or step, or "
+            f"where there is room along one axis only --scan raster"
+        )
+    return corners
 
 
 def _summary(simulation: Simulation, step_px: tuple[float, float]) -> Iterator[str]:
@@ -231,6 +243,12 @@ def _times(unit: float, pair: tuple[float, float]) -> tuple[float, float]:
 
 def _by(unit: float, pair: tuple[float, float]) -> str:
     return " x ".join(f"{unit * value:.4g}" for value in dict.fromkeys(pair))
+
+
+def _require_room(option: str, shape: tuple[int, int]) -> None:
+    if (most := MOST_BYTES // BYTES_A_PIXEL) < shape[0] * shape[1]:
+        side = math.isqrt(most)
+        raise ValueError(f"{option} is {shape[0]} x {shape[1]}: more than memory is for: give up to {side} x {side}")
 
 
 def _require_positive(name: str, value: float) -> None:

@@ -18,7 +18,7 @@ from ptyinr.optics import ZonePlate, focused_probe
 from ptyinr.phantoms import phantom
 from ptyinr.propagation import TINY_INTENSITY, predicted_amplitude
 from ptyinr.scans import jittered, overlap_step, raster, snake, spiral
-from ptyinr.simulate import SimulatedNoise, expected_counts, faulty_detector, simulate
+from ptyinr.simulate import MOST_COUNTS, SimulatedNoise, expected_counts, faulty_detector, simulate
 from ptyinr.types import HC_KEV_M, ScanGeometry, ScanRange
 
 GEOMETRY = ScanGeometry(HC_KEV_M / 10, 0.5, 55e-6, (48, 64))
@@ -146,10 +146,16 @@ def test_a_faulty_detector_has_a_gap_and_its_share_of_dead_pixels():
     [
         ({"probe": PROBE[:40]}, r"probe \(40, 64\) must have the rows and columns of the window, \(48, 64\)"),
         ({"mask": np.ones((48, 48), bool)}, r"mask \(48, 48\) must have"),
+        ({"mask": np.ones((48, 64), int)}, "mask is int64: give bool, True where a pixel may be trusted"),
         ({"probe": PROBE * 0}, "the mean frame holds 0.0 photons"),
         ({"field": OBJECT * np.nan}, "the mean frame holds nan photons"),
         ({"positions_px": np.zeros((0, 2))}, "the mean frame holds 0.0 photons"),
         ({"photons": 0.0}, "photons is 0.0"),
+        ({"photons": 1e-9, "noise": SimulatedNoise("photons")}, "not a photon arrives in a trusted pixel"),
+        ({"noise": SimulatedNoise("poisson", alpha=1e-9)}, "noise is 'poisson' and alpha 1e-09: give more photons"),
+        ({"noise": SimulatedNoise("photons"), "mask": np.zeros((48, 64), bool)}, "not a photon arrives"),
+        ({"noise": SimulatedNoise("gaussian", sigma=1e10)}, r"sigma 1e\+10, a pixel counts \S+: at most 2.15e\+09"),
+        ({"noise": SimulatedNoise("mixed", sigma=1e38)}, r"sigma 1e\+38, a pixel counts"),
         ({"photons": 1e15}, r"the brightest pixel would count \S+ photons: at most 2.15e\+09 fit"),
     ],
 )
@@ -203,6 +209,12 @@ def test_gaussian_noise_has_its_sigma_and_nothing_below_zero():
     assert dark.min() == 0
     assert (dark == 0).mean() == pytest.approx(0.5, abs=0.01)
     assert dark.mean() == pytest.approx(20 / np.sqrt(2 * np.pi), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["none", "photons", "poisson"])
+def test_as_many_as_fit_are_counted(kind):
+    counts = SimulatedNoise(kind, alpha=1e9).added_to(flat(MOST_COUNTS / 2 - 1e6), np.random.default_rng(0))
+    assert counts.max() == pytest.approx(MOST_COUNTS, rel=1e-3)
 
 
 def test_mixed_noise_is_both():

@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 import h5py
 import numpy as np
 import pytest
+import torch
 from scipy.ndimage import gaussian_filter
 
+from ptyinr.dataset import Dataset
 from ptyinr.simulate import expected_counts
-from ptyinr.types import ScanGeometry, Snapshot
+from ptyinr.types import Batch, ScanGeometry, Snapshot
 from ptyinr_stream.comparison import truth_of
 from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.evaluation import evaluate
@@ -128,6 +130,7 @@ def test_photon_noise_is_all_that_is_left(scan, written):
     assert evaluation.error.heldout == pytest.approx(evaluation.error.trained, rel=0.15)
     exact = evaluate(truth_of(scan), scan=scan).error
     assert exact.trained == pytest.approx(exact.photon_noise, rel=0.03)
+    assert (evaluation.noise, evaluation.noise_alone) == (None, evaluation.error.photon_noise)
     assert exact.trained < evaluation.error.trained < 0.2  # whose rim is unknown
     assert evaluation.error.scale == pytest.approx(1, abs=0.01)
     told = evaluation.numbers()["amplitude_error"]
@@ -140,10 +143,55 @@ def test_without_a_hold_out_no_frame_is_called_held_out(scan, written):
     assert error.trained < 0.3
 
 
-def test_where_pixels_were_held_out_no_frame_is_called_held_out(scan, written):
+def test_where_pixels_were_held_out_their_error_is_told_and_no_frame_is_called_held_out(scan, written):
     result = written()
-    result = replace(result, attributes=result.attributes | {"heldout_pixels": 0.1})
-    assert evaluate(result, scan=scan).error.heldout is None
+    result = replace(result, attributes=result.attributes | {"heldout_pixels": 0.25})
+    evaluation = evaluate(result, scan=scan)
+    assert not evaluation.heldout.any()
+    assert evaluation.error.heldout == pytest.approx(evaluation.error.trained, rel=0.1)
+    # Other counts where the trainer's own dataset says that it did not look, of the same mean, are an error there.
+    held = held_out(scan, 4)
+    assert held.mean() == pytest.approx(0.25, rel=0.02)
+    counts = np.where(held, np.roll(scan.counts, 40, axis=0), scan.counts)
+    spoiled = evaluate(result, scan=replace(scan, counts=counts))
+    assert spoiled.error.heldout > 3 * evaluation.error.heldout
+    assert spoiled.error.trained == pytest.approx(evaluation.error.trained, rel=0.01)
+    assert spoiled.heldout_pixels.mean() == spoiled.error.heldout
+    table = dict(rows(spoiled))
+    assert table["amplitude error, held-out pixels, 1 in 4"] == f"{spoiled.error.heldout:.4f} photons"
+    assert table["amplitude error, other pixels"] == f"{spoiled.error.trained:.4f} photons"
+    told = spoiled.numbers()["amplitude_error"]
+    assert (told["heldout"], told["heldout_frames"], told["heldout_pixels"]) == (spoiled.error.heldout, 0, 0.25)
+    assert "pixels held out" in page(spoiled)
+
+
+def held_out(scan: RecordedScan, every: int) -> np.ndarray:
+    """(n, h, w) True at the pixels that the trainer holds out, DC in the centre."""
+    frames = np.arange(len(scan.counts))
+    dataset = Dataset(WINDOW, every, torch.device("cpu"))
+    dataset.append(Batch(frames, scan.counts, scan.positions_m), np.zeros((len(frames), 2)))
+    dataset.hold_out_pixels()
+    return np.fft.fftshift(dataset.judged(frames).numpy() >= 0, axes=(1, 2))
+
+
+@pytest.mark.parametrize(("gain", "sigma"), [(2700.0, 0.0), (2700.0, 90.0), (1.0, 40.0)])
+def test_counts_that_are_no_photons_are_called_counts_and_noise_alone_is_in_counts_too(scan, gain, sigma):
+    random, truth = np.random.default_rng(5), scan.truth
+    expected = 0.05 * expected_counts(truth.object, truth.probe, truth.positions_px)
+    counts = gain * random.poisson(expected) + random.normal(0, sigma, expected.shape)
+    noisy = replace(scan, counts=counts.clip(0).astype(np.float32))
+    evaluation = evaluate(truth_of(noisy), scan=noisy)
+    assert evaluation.noise.gain == pytest.approx(gain, rel=0.02)
+    assert evaluation.error.trained == pytest.approx(evaluation.noise_alone, rel=0.1)
+    table = dict(rows(evaluation))
+    assert table["amplitude error, 144 other frames"] == f"{evaluation.error.trained:.4f} counts"
+    alone = table["amplitude error of noise alone"]
+    assert f"{evaluation.noise_alone:.4f} counts (by estimate {evaluation.noise.gain:.4g} a photon" in alone
+    assert ("sigma" in alone) == (sigma > 0)
+    assert not any(value.endswith("photons") for value in table.values())
+    told = evaluation.numbers()["amplitude_error"]
+    assert (told["unit"], told["counts_a_photon"]) == ("counts", evaluation.noise.gain)
+    assert "mean squared difference of amplitudes / counts" in page(evaluation)
 
 
 def test_a_reference_is_an_opinion(written):
@@ -179,6 +227,32 @@ def test_half_the_data_twice_tells_the_resolution(scan):
     # Structures of sigma 2.5 px fade into white noise long before the pixel's limit, and far above the field's.
     assert 4 < halves.rings.resolution_m / scan.geometry.pixel_m[1] < 20
     assert halves.rings.correlation[:2].min() > 0.9
+
+
+def test_three_frames_are_too_few_for_two_halves(scan):
+    few = replace(scan, counts=scan.counts[:3], positions_m=scan.positions_m[:3], truth=None)
+    with pytest.raises(ConfigError, match=r"^cells: has 3 frames: too few for two halves, of two at least"):
+        split_halves(few, 3.0, lambda *_: pytest.fail("there is nothing to reconstruct"))
+
+
+@pytest.mark.parametrize(
+    ("frames", "confidences", "said"),
+    [
+        (9, (0.0, 0.01), "9 and 9 frames, a probe is sought in 60; the even and odd frames' start was not sure"),
+        (72, (0.2, 0.01), r"compared: the odd frames' start was not sure of its probe: give a scan .* --probe"),
+        (9, (0.2, None), "they have 9 and 9 frames, a probe is sought in 60: give a scan of more frames"),
+        (72, (0.2, None), "cannot be compared: the objects share less than 16 x 16 known pixels"),
+    ],
+)
+def test_halves_that_share_nothing_name_too_few_frames_and_starts_that_were_not_sure(scan, frames, confidences, said):
+    def reconstruct(half, path, number):
+        metrics = {} if confidences[number] is None else {"start_confidence": confidences[number]}
+        positions = scan.truth.positions_px[number::2] + ORIGIN
+        unseen = {"coverage": np.zeros(CANVAS, np.float32), "indices": np.arange(72), "positions_px": positions}
+        return replace(snapshot_of(scan), frames=frames, metrics=metrics, **unseen)
+
+    with pytest.raises(ConfigError, match=said):
+        split_halves(scan, 3.0, reconstruct)
 
 
 @pytest.mark.parametrize(

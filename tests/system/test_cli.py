@@ -211,6 +211,24 @@ def test_an_output_that_is_a_folder_is_refused_at_once(command, scan_file, tmp_p
     assert "is a folder" in complaint(command("reconstruct", scan_file, "--output", tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("output", "source"), [("scan.h5", "scan.h5"), ("probe.npy", "probe.npy"), ("probe.h5", "probe.npy")]
+)
+def test_a_result_is_never_written_over_what_it_is_made_from(command, scan_file, output, source):
+    np.save("probe.npy", np.ones((32, 24), np.complex64))
+    Path("probe.png").hardlink_to("probe.npy")  # where the picture beside probe.h5 would go
+    before = scan_file.read_bytes(), Path("probe.npy").read_bytes()
+    said = complaint(command("reconstruct", scan_file.name, "--probe", "probe.npy", "--output", output))
+    assert f": would be written over {source}, which it is made from: give another file" in said
+    assert (scan_file.read_bytes(), Path("probe.npy").read_bytes()) == before
+
+
+def test_a_result_is_no_picture(command, scan_file):
+    said = complaint(command("reconstruct", scan_file, "--output", "out.png"))
+    assert "out.png: the picture goes to a .png beside the result: give it another suffix, .h5" in said
+    assert not Path("out.png").exists()
+
+
 def test_a_probe_of_another_size_names_both(command, scan_file):
     np.save("probe.npy", np.ones((16, 16), np.complex64))
     said = complaint(command("reconstruct", scan_file, "--output", "out.h5", "--probe", "probe.npy"))

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from ptyinr.types import Snapshot
-from ptyinr_stream import cli
+from ptyinr_stream import cli, offline
 from ptyinr_stream.formats import Truth
 from ptyinr_stream.formats.ptyinr_h5 import write_scan
+from ptyinr_stream.probe_file import read_probe
 from ptyinr_stream.publishers.files import write_result
 
 pytestmark = pytest.mark.system
@@ -41,7 +42,9 @@ def files(tmp_path, simulated):
     random = np.random.default_rng(0)
     corners = (simulated.positions_m - simulated.positions_m.min(0)) / simulated.geometry.pixel_m + (3, 4)
     field = np.exp(0.5j * np.cumsum(random.normal(size=(80, 72)), axis=1) / 6).astype(np.complex64)
-    probe = np.exp(-np.add.outer(np.linspace(-2, 2, 32) ** 2, np.linspace(-2, 2, 24) ** 2)).astype(np.complex64)[None]
+    probe = (
+        12 * np.exp(-np.add.outer(np.linspace(-2, 2, 32) ** 2, np.linspace(-2, 2, 24) ** 2)).astype(np.complex64)[None]
+    )
     noise = 0.05 * random.normal(size=field.shape)
     snapshot = Snapshot(
         "simulated", 5, 72, (field + noise).astype(np.complex64), probe, np.ones(field.shape, np.float32),
@@ -97,6 +100,32 @@ def test_halves_are_reconstructed_and_correlated(command, files):
 
 
 @pytest.mark.parametrize(
+    ("options", "given", "told"),
+    [
+        ((), None, "found anew in each half"),
+        (("--probe", "probe.npy"), "probe.npy", "given to both at first"),
+        (("--probe", "probe.npy", "--known-probe"), "probe.npy", "given and kept"),
+        (("--known-probe",), "result.h5", "given and kept"),
+    ],
+)
+def test_both_halves_start_from_the_probe_that_is_given(command, files, monkeypatch, options, given, told):
+    np.save("probe.npy", np.full((1, 32, 24), 5, np.complex64))
+    probe = None if given is None else read_probe(files / given)
+    made, reconstruct = [], offline.reconstruct
+
+    def watched(*arguments, **more):
+        made.append((more["probe"], more["settings"].probe.fixed, more["settings"].seed))
+        return reconstruct(*arguments, **more)
+
+    monkeypatch.setattr(offline, "reconstruct", watched)
+    status, _, err = command("result.h5", "--scan", "scan.h5", "--split-halves", "--seconds", "0", "--json", *options)
+    assert (status, err) == (0, "")
+    assert [(fixed, seed) for _, fixed, seed in made] == [("--known-probe" in options, seed) for seed in (0, 1)]
+    assert all(np.array_equal(used, probe) if given else used is None for used, *_ in made)
+    assert f"a probe that was {told}" in (files / "result.html").read_text()
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("no.h5",), "no.h5: there is no such file"),
@@ -105,6 +134,8 @@ def test_halves_are_reconstructed_and_correlated(command, files):
         (("result.h5", "--truth", "no.h5"), "no.h5: there is no such file"),
         (("result.h5", "--truth", "scan.h5"), "scan.h5: is a scan without a truth: give a simulated one, or a result"),
         (("result.h5", "--split-halves"), "--split-halves needs --scan: the frames to divide"),
+        (("result.h5", "--probe", "result.h5"), "--probe needs --split-halves: it is for reconstructing them"),
+        (("result.h5", "--scan", "scan.h5", "--split-halves", "--probe", "no.npy"), "no.npy: cannot be read as a"),
         (("result.h5", "--profile", "1,2"), "--profile '1,2': four numbers in um are needed, ROW,COL:ROW,COL"),
         (("result.h5", "--profile", "0,0:0,99"), "profile's end (0, 99) um lies outside of the field: rows reach from"),
         (("result.h5", "--output", "none/page.html"), "none/page.html: the folder none does not exist"),
@@ -118,6 +149,34 @@ def test_what_cannot_be_is_one_line(command, files, arguments, said):
     assert said in err
     assert len(err.splitlines()) == 1
     assert not list(files.glob("*.html"))
+
+
+@pytest.mark.parametrize(
+    ("output", "arguments", "source"),
+    [
+        ("scan.h5", ("--scan", "scan.h5"), "scan.h5"),
+        ("result.h5", (), "result.h5"),
+        ("known.h5", ("--truth", "known.h5"), "known.h5"),
+        ("../{here}/known.h5", ("--reference", "known.h5"), "known.h5"),
+        ("link.html", ("--scan", "scan.h5"), "scan.h5"),
+        ("page.html", ("--scan", "page.json"), "page.json"),
+        ("rec/000-series-7.h5", ("--scan", "rec"), "rec"),
+    ],
+)
+def test_a_report_is_never_written_over_what_it_is_made_from(command, files, output, arguments, source):
+    (files / "link.html").symlink_to(files / "scan.h5")
+    (files / "page.json").hardlink_to(files / "scan.h5")
+    (files / "rec").mkdir()
+    (files / "rec" / "000-series-7.h5").write_bytes(b"frames")
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    status, _, err = command("result.h5", *arguments, "--output", output.format(here=files.name))
+    assert status == 2
+    assert re.fullmatch(rf"error: \S+: would be written over {source}, which it is made from: [^\n]+\n", err)
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_may_be_written_again(command, files):
+    assert [command("result.h5", "--output", "page.html")[0] for _ in range(2)] == [0, 0]
 
 
 def test_the_command_line_loads_neither_torch_nor_matplotlib():

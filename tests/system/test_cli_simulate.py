@@ -169,6 +169,8 @@ def test_garbage_in_masked_pixels_carries_no_weight_in_a_reconstruction(simulate
         (("--object", "real.npy"), "real.npy: holds float64 (40, 40): finite complex numbers (H, W) are needed"),
         (("--object", "complex.npy", "--object-px", "64"), "--object-px is for objects that are drawn"),
         (("--object-px", "big"), "--object-px is 'big': give one number, or axis 0 x axis 1, such as 128 or 128x96"),
+        (("--object-px", "200000"), "--object-px is 200000 x 200000: more than memory is for: give up to 11585"),
+        (("--object-px", "200000", "--window", "200000"), "--window is 200000 x 200000: more than memory is for"),
         (("--object-px", "100"), "the window of (128, 128) pixels does not fit on the object of (100, 100)"),
         (("--floor", "0"), "floor is 0.0"),
         (("--probe", "pinhole"), "--probe pinhole is unknown; there are: zone-plate, laue, or a .npy or .h5 file"),
@@ -183,6 +185,8 @@ def test_garbage_in_masked_pixels_carries_no_weight_in_a_reconstruction(simulate
         (("--probe", "laue", "--laue-um", "0"), "aperture_m[0] is 0.0"),
         (("--energy-kev", "0"), "--energy-kev is 0: it must be positive"),
         (("--distance-m", "-1"), "distance_m is -1.0"),
+        (("--object-px", "128x384", "--scan", "spiral"), "--scan spiral takes one frame: the window has 0 x 256"),
+        (("--object-px", "128"), "--scan raster takes one frame: the window has 0 x 0 pixels of room"),
         (("--scan", "random"), "--scan random is unknown; there are: raster, snake, jittered, spiral"),
         (("--overlap", "1"), "overlap is 1.0: it must lie in [0, 1)"),
         (("--overlap", "0.5", "--step-um", "0.1"), "--overlap and --step-um say the same thing twice"),
@@ -190,6 +194,9 @@ def test_garbage_in_masked_pixels_carries_no_weight_in_a_reconstruction(simulate
         (("--step-um", "1e-5"), "are more than memory is for: give a larger step"),
         (("--noise", "pink"), "noise 'pink' is unknown; there are: none, photons, poisson, gaussian, mixed"),
         (("--alpha", "0"), "alpha is 0.0"),
+        (("--noise", "gaussian", "--sigma", "1e38"), "with gaussian noise, alpha 10 and sigma 1e+38, a pixel counts"),
+        (("--noise", "gaussian", "--sigma", "1e10"), "at most 2.15e+09 fit: give fewer photons, a larger alpha or a"),
+        (("--noise", "poisson", "--alpha", "1e-9"), "not a photon arrives in a trusted pixel: 400 frames"),
         (("--photons", "-1"), "photons is -1.0"),
         (("--photons", "1e18"), "the brightest pixel would count"),
     ],
@@ -209,6 +216,16 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_simulated(simu
     ended = simulate(output=output)
     assert ended.status == 2
     assert complaint in ended.err
+
+
+@pytest.mark.parametrize("option", ["--probe", "--object"])
+def test_a_scan_is_never_written_over_what_it_is_made_of(simulate, tmp_path, option):
+    np.save("field.npy", np.ones((40, 40), complex))
+    before = (tmp_path / "field.npy").read_bytes()
+    ended = simulate(option, "field.npy", output=str(tmp_path / "field.npy"))
+    assert ended.status == 2
+    assert "field.npy: would be written over field.npy, which it is made from: give another file" in ended.err
+    assert (tmp_path / "field.npy").read_bytes() == before
 
 
 def test_counts_that_are_not_whole_are_replayed_only_when_they_may_be_rounded(simulate, monkeypatch, capsys):

@@ -21,8 +21,10 @@ from ptyinr_stream import offline
 from ptyinr_stream.cli import app
 from ptyinr_stream.data import siemens_star, siemens_star_reference
 from ptyinr_stream.errors import ConfigError, PublishError, ScanFileError
+from ptyinr_stream.evaluation import evaluate
 from ptyinr_stream.formats.ptyinr_h5 import read_scan, write_scan
 from ptyinr_stream.offline import reconstruct
+from ptyinr_stream.results import read_result
 
 pytestmark = pytest.mark.system
 
@@ -74,6 +76,15 @@ def test_nothing_is_held_out_when_training_is_on_all_frames(tmp_path, simulated)
         assert "heldout_error" not in file.attrs
 
 
+@pytest.mark.parametrize("of", ["frames", "pixels"])
+def test_an_evaluation_finds_the_error_that_training_has_told(tmp_path, simulated, of):
+    settings = TrainerSettings(holdout=4, holdout_of=of)
+    snapshot = reconstruct(simulated, tmp_path / "out.h5", seconds=2.0, settings=settings)
+    error = evaluate(read_result(tmp_path / "out.h5"), scan=simulated).error
+    # The trainer's amplitudes are of single precision and have no scale fitted to them.
+    assert error.heldout == pytest.approx(snapshot.metrics["heldout_error"], rel=0.02)
+
+
 def test_time_is_spent_on_steps_whose_rates_fall(tmp_path, simulated, monkeypatch):
     factors = []
     step = Trainer.step
@@ -122,7 +133,7 @@ def test_the_measured_star_is_found_without_a_probe_in_sixty_steps():
 def test_the_command_starts_as_it_is_told(simulated, tmp_path, options):
     scan, probe, out = tmp_path / "scan.h5", tmp_path / "probe.npy", tmp_path / "out.h5"
     write_scan(scan, simulated)
-    np.save(probe, np.ones(simulated.geometry.window, np.complex64))
+    np.save(probe, np.full(simulated.geometry.window, 5, np.complex64))  # of as much light as a frame
     given = [str(probe) if option == "PROBE" else option for option in options]
     done = CliRunner().invoke(app, ["reconstruct", str(scan), "--output", str(out), "--seconds", "0.1", *given])
     assert done.exit_code == 0, done.output
