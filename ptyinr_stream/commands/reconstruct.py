@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +38,13 @@ def reconstruct(
         bool, typer.Option("--published", help="The settings of the published program, random start included.")
     ] = False,
     holdout: Annotated[
-        int, typer.Option(min=0, help="Frames with index % n == n // 2 only measure the error; 0 trains on all.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Frames with index % n == n // 2 only measure the error; 0 trains on all. Default: 10, with "
+            "--published 0.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all random numbers.")] = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -63,9 +69,9 @@ def reconstruct(
     if known_probe and probe is None:
         raise ConfigError("--known-probe: there is no --probe to leave as it is")
     recorded = read_scan(scan)
-    settings = (
-        upstream_settings(seed=seed) if published else valid_settings(TrainerSettings, holdout=holdout, seed=seed)
-    )
+    settings = upstream_settings(seed=seed) if published else TrainerSettings(seed=seed)
+    if holdout is not None:
+        settings = valid_settings(partial(replace, settings), holdout=holdout)
     if start is Start.random:
         settings = random_start(settings)
     if known_probe:

@@ -144,6 +144,28 @@ def test_the_command_starts_as_it_is_told(simulated, tmp_path, options):
     assert np.array_equal(found, np.load(probe)) == ("--known-probe" in options)
 
 
+@pytest.mark.parametrize(
+    ("options", "holdout"), [([], 10), (["--published"], 0), (["--published", "--holdout", "5"], 5)], ids=str
+)
+def test_frames_are_held_out_as_the_command_is_told(simulated, tmp_path, options, holdout):
+    scan, out = tmp_path / "scan.h5", tmp_path / "out.h5"
+    write_scan(scan, simulated)
+    done = CliRunner().invoke(app, ["reconstruct", str(scan), "--output", str(out), "--seconds", "0.1", *options])
+    assert done.exit_code == 0, done.output
+    with h5py.File(out) as file:
+        assert json.loads(file.attrs["configuration"])["settings"]["holdout"] == holdout
+
+
+@pytest.mark.parametrize("options", [["--start", "random"], ["--published"]], ids=" ".join)
+def test_random_weights_cannot_begin_with_a_given_probe(simulated, tmp_path, options):
+    scan, probe = tmp_path / "scan.h5", tmp_path / "probe.npy"
+    write_scan(scan, simulated)
+    np.save(probe, np.full(simulated.geometry.window, 5, np.complex64))
+    arguments = ["reconstruct", str(scan), "--output", str(tmp_path / "o.h5"), "--probe", str(probe), *options]
+    with pytest.raises(ScanFileError, match="begins with random weights and cannot begin with a given probe"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
 def test_a_known_probe_must_be_given(simulated, tmp_path):
     scan = tmp_path / "scan.h5"
     write_scan(scan, simulated)
