@@ -10,15 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from ptyinr.dataset import Dataset
+from ptyinr.dataset import pixels_held_out
 from ptyinr.misfit import Misfit, misfit
 from ptyinr.noise import Noise, estimate_noise
 from ptyinr.resolution import Profile, profile
 from ptyinr.simulate import expected_counts
-from ptyinr.types import Batch
 from ptyinr_stream.comparison import Compared, Referred, other, shown, truth_of, with_reference, with_truth
 from ptyinr_stream.errors import ConfigError
 from ptyinr_stream.formats import RecordedScan
@@ -53,17 +51,20 @@ class Evaluation:
     compared: Compared | None = None
     referred: Referred | None = None
     error: Misfit | None = None
-    """In the scan's counts; where pixels were held out, `trained` and `frames` are about the others."""
+    """In the scan's counts."""
     heldout: NDArray[np.bool_] | None = None
     """(n,) which of the result's frames were held out of training, where `error` is known."""
-    heldout_pixels: NDArray[np.float64] | None = None
-    """(n,) the error of each frame on its pixels that were held out, where pixels were instead of frames."""
     noise: Noise | None = None
     """Of counts that are not whole, as estimated; None where a count is a photon."""
     noise_alone: float | None = None
     """The error of a model that is right, where `error` is known."""
     halves: Halves | None = None
     lines: tuple[Line, ...] = ()
+
+    @property
+    def heldout_pixels(self) -> NDArray[np.float64] | None:
+        """(n,) the error of each frame on its pixels that were held out, where pixels were instead of frames."""
+        return None if self.error is None else self.error.pixels
 
     @property
     def unit(self) -> str:
@@ -188,42 +189,18 @@ def _with_error(found: Evaluation, scan: RecordedScan) -> Evaluation:
     result, counts = found.result, scan.counts[found.result.indices]
     n = 0 if result.pixel_holdout else result.holdout  # where pixels were held out every frame was trained on
     heldout = result.indices % n == n // 2 if n > 1 else np.zeros(len(result.indices), bool)
-    error = misfit(result.object, result.probe, result.positions_px, counts, heldout, scan.mask)
-    pixels, noise, alone = None, None, error.photon_noise
-    if result.pixel_holdout:
-        pixels, others, scale = _of_pixels(result, counts, scan.mask)
-        heldout_error, trained = float(pixels.mean()), float(others.mean())
-        error = replace(error, heldout=heldout_error, trained=trained, scale=scale, frames=others)
+
+    def kept_apart(part: slice) -> NDArray[np.bool_]:
+        pixels = pixels_held_out(result.indices[part], result.window, result.pixel_holdout)
+        return np.fft.fftshift(pixels.numpy(), axes=(1, 2))
+
+    pixels = kept_apart if result.pixel_holdout else None
+    error = misfit(result.object, result.probe, result.positions_px, counts, heldout, scan.mask, pixels)
+    noise, alone = None, error.photon_noise
     if not scan.whole:
         noise = estimate_noise(counts, scan.mask)
         alone = _alone(noise, result, scan.mask, error.scale)
-    return replace(found, error=error, heldout=heldout, heldout_pixels=pixels, noise=noise, noise_alone=alone)
-
-
-def _of_pixels(
-    result: Result, counts: NDArray[Any], mask: NDArray[np.bool_] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """The errors (n,) of frames on the pixels that were held out, those on the others, and the scale fitted on these.
-
-    See `misfit`, which knows frames only.
-    """
-    sums = np.empty((2, 4, len(counts)))  # of measured^2, measured * modelled, modelled^2 and pixels
-    for part in (slice(first, first + _BLOCK) for first in range(0, len(counts), _BLOCK)):
-        corners = result.positions_px[part]
-        dataset = Dataset(result.window, result.pixel_holdout, torch.device("cpu"))
-        dataset.append(Batch(result.indices[part], counts[part], corners, mask), corners)
-        dataset.hold_out_pixels()
-        modelled = np.sqrt(expected_counts(result.object, result.probe, corners))
-        modelled, rows = np.fft.ifftshift(modelled, axes=(1, 2)), np.arange(len(corners))
-        for kind, frames in enumerate((dataset.judged(rows), dataset.shown(rows))):
-            measured = frames.double().numpy()
-            there = measured >= 0
-            terms = (measured**2, measured * modelled, modelled**2, 1)
-            sums[kind, :, part] = [np.sum(term * there, axis=(1, 2)) for term in terms]
-    own = sums[1].sum(1)
-    scale = float(own[1] / own[2]) if own[2] > 0 else 0.0
-    held, others = (sums[:, 0] - 2 * scale * sums[:, 1] + scale**2 * sums[:, 2]) / sums[:, 3].clip(1)
-    return held, others, scale
+    return replace(found, error=error, heldout=heldout, noise=noise, noise_alone=alone)
 
 
 def _alone(noise: Noise, result: Result, mask: NDArray[np.bool_] | None, scale: float) -> float:

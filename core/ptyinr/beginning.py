@@ -86,7 +86,7 @@ class Beginning:
         if len(dataset) > 1 and not dataset.trusted(np.arange(len(dataset))).any():
             raise ValueError("every pixel of the first frames is masked: a mask is True where a pixel may be trusted")
         usable = len(dataset.lit_training) or len(dataset.training)
-        if min(usable, len(dataset.training)) < 2:
+        if usable < 2:
             raise ValueError(
                 f"frames to train on: {usable}; those that are dark or wholly masked do not count; ptychography "
                 f"compares frames that overlap: append at least two"

@@ -174,13 +174,7 @@ class Dataset:
         return torch.where(self._kept_apart(rows), amplitudes, -1) if self.by_pixel else amplitudes
 
     def _kept_apart(self, rows: NDArray[np.int64]) -> Tensor:
-        """(n, h, w) True at the pixels held out: a lattice without neighbours that moves from frame to frame."""
-        device, n = self._device, self._holdout
-        start, row, column = (
-            torch.as_tensor(axis, device=device)
-            for axis in (self._indices[rows], np.arange(self.window[0]), np.arange(self.window[1]))
-        )
-        return (start[:, None, None] + (3 - n % 2) * row[:, None] + column) % n == n // 2
+        return pixels_held_out(self._indices[rows], self.window, self._holdout, self._device)
 
     def _reserve(self, size: int) -> None:
         capacity = len(self._indices)
@@ -192,6 +186,19 @@ class Dataset:
         self._held = np.concatenate([self._held, np.empty(room, np.bool_)])
         self._photons = np.concatenate([self._photons, np.empty(room)])
         self._trusted = np.concatenate([self._trusted, np.empty(room, np.int64)])
+
+
+def pixels_held_out(
+    indices: NDArray[np.int64], window: tuple[int, int], holdout: int, device: torch.device | None = None
+) -> Tensor:
+    """(n, h, w) True at one pixel in `holdout` of frames of these numbers, DC at the corner.
+
+    A lattice without neighbours that moves from frame to frame.
+    """
+    start, row, column = (
+        torch.as_tensor(axis, device=device) for axis in (indices, np.arange(window[0]), np.arange(window[1]))
+    )
+    return (start[:, None, None] + (3 - holdout % 2) * row[:, None] + column) % holdout == holdout // 2
 
 
 def _measured(

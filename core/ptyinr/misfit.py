@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +20,17 @@ class Misfit:
     """Mean squared differences of amplitudes, in photons."""
 
     heldout: float | None
-    """Over the frames that were held out of training; None if none were."""
+    """Over the frames, or the pixels, that were held out of training; None if none were."""
     trained: float
     """Over the others."""
     scale: float
-    """By which modelled amplitudes were multiplied, fitted on the frames that were trained on."""
+    """By which modelled amplitudes were multiplied, fitted on what was trained on."""
     photon_noise: float
     """What would be left if the model were right and counts were photons, from some frames: see `photon_noise`."""
     frames: NDArray[np.float64]
-    """(n,) of every frame."""
+    """(n,) of every frame; where pixels were held out, over its others."""
+    pixels: NDArray[np.float64] | None = None
+    """(n,) of every frame over its pixels that were held out; None if none were."""
 
 
 def misfit(
@@ -37,6 +40,7 @@ def misfit(
     counts: NDArray[Any],
     heldout: NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
+    kept_apart: Callable[[slice], NDArray[np.bool_]] | None = None,
 ) -> Misfit:
     """Mean over pixels of (sqrt(I) - s |FFT(P O)|)^2, s one scale for all frames.
 
@@ -47,6 +51,8 @@ def misfit(
         counts: (n, h, w) of the same frames, DC in the centre.
         heldout: (n,) True for frames that were not trained on.
         mask: (h, w) True where a pixel may be trusted; None trusts them all.
+        kept_apart: gives (k, h, w) True at the pixels of some frames that were not trained on, where pixels were held
+            out instead of frames.
 
     Raises:
         ValueError: the numbers of frames differ, or no frame was trained on.
@@ -57,24 +63,30 @@ def misfit(
     if heldout.all():
         raise ValueError("every frame was held out: none is left to fit the scale on")
     trusted = np.ones(counts.shape[1:], bool) if mask is None else mask
-    # Of each frame: the sums of measured^2, measured * modelled and modelled^2, of which any scale gives the error.
-    sums = np.empty((3, n))
-    for first in range(0, n, _BLOCK):
-        part = slice(first, first + _BLOCK)
+    # Of each frame, of its own pixels and of those kept apart: the sums of measured^2, measured * modelled, modelled^2
+    # and the number of pixels, of which any scale gives the error.
+    sums = np.zeros((2, 4, n))
+    for part in (slice(first, first + _BLOCK) for first in range(0, n, _BLOCK)):
         modelled = np.sqrt(expected_counts(field, probe, positions_px[part]))[:, trusted]
         measured = np.sqrt(counts[part][:, trusted], dtype=np.float64)
-        sums[:, part] = (measured**2).sum(1), (measured * modelled).sum(1), (modelled**2).sum(1)
-    own = sums[:, ~heldout].sum(1)
+        terms = np.stack([measured**2, measured * modelled, modelled**2, np.ones_like(measured)])
+        sums[0, :, part] = terms.sum(2)
+        if kept_apart is not None:
+            sums[1, :, part] = (terms * kept_apart(part)[:, trusted]).sum(2)
+    sums[0] -= sums[1]
+    own = sums[0][:, ~heldout].sum(1)
     scale = float(own[1] / own[2]) if own[2] > 0 else 0.0
-    frames = (sums[0] - 2 * scale * sums[1] + scale**2 * sums[2]) / trusted.sum()
+    frames, pixels = (sums[:, 0] - 2 * scale * sums[:, 1] + scale**2 * sums[:, 2]) / sums[:, 3].clip(1)
+    judges = pixels if kept_apart is not None else frames[heldout]
     some = np.unique(np.linspace(0, n - 1, _BLOCK).astype(int))
     expected = scale**2 * expected_counts(field, probe, positions_px[some])[:, trusted]
     return Misfit(
-        heldout=float(frames[heldout].mean()) if heldout.any() else None,
+        heldout=float(judges.mean()) if len(judges) else None,
         trained=float(frames[~heldout].mean()),
         scale=scale,
         photon_noise=float(photon_noise(expected).mean()),
         frames=frames,
+        pixels=None if kept_apart is None else pixels,
     )
 
 

@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_COUNTS = 1e30
-"""Of a pixel."""
+LARGEST_COUNT = 1e30
+"""Of a pixel: sums of squares of larger ones leave single precision."""
 HC_KEV_M = 1.239841984e-9
 """Planck's constant times the speed of light, in keV m (CODATA 2018)."""
 
@@ -156,8 +156,8 @@ class Batch:
             raise ValueError(
                 f"counts reach {trusted.min()}: photon counts are never negative; give intensities, not dB"
             )
-        if trusted.size and trusted.max() > MOST_COUNTS:
-            raise ValueError(f"counts reach {trusted.max():g}: beyond {MOST_COUNTS:g} single precision ends")
+        if trusted.size and trusted.max() > LARGEST_COUNT:
+            raise ValueError(f"counts reach {trusted.max():g}: beyond {LARGEST_COUNT:g} single precision ends")
 
 
 @dataclass(frozen=True)
