@@ -20,6 +20,8 @@ from ptyinr_stream.errors import CheckpointError
 _log = logging.getLogger(__name__)
 
 _NAMES = ("checkpoint.pt", "checkpoint.before.pt")
+_UNFINISHED = "checkpoint.tmp"
+"""Stays where the daemon is killed while it writes."""
 
 
 class Checkpoints:
@@ -49,7 +51,7 @@ class Checkpoints:
         newest, before = (self._folder / uid / name for name in _NAMES)
         memory = io.BytesIO()
         torch.save(dict(state), memory)
-        unfinished = newest.with_suffix(".tmp")
+        unfinished = newest.with_name(_UNFINISHED)
         try:
             newest.parent.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as file:
@@ -82,7 +84,7 @@ class Checkpoints:
 
     def forget(self, uid: str) -> None:
         """Remove what is kept of a scan that is over."""
-        for name in _NAMES:
+        for name in (*_NAMES, _UNFINISHED):
             with contextlib.suppress(OSError):
                 (self._folder / uid / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):

@@ -30,6 +30,21 @@ def test_a_daemon_that_was_killed_goes_on_from_its_checkpoint(bench, tmp_path):
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
+def test_a_daemon_that_was_killed_while_it_wrote_a_checkpoint_leaves_nothing_when_the_scan_is_over(bench, tmp_path):
+    """The next start would take the scan for one that is not over."""
+    b = bench(folder=tmp_path, checkpoint_s=2.0)
+    b.begin("a", range(60))
+    b.work(12)
+    (tmp_path / "checkpoints" / "a" / "checkpoint.tmp").write_bytes(b"half of it")
+    again = bench(folder=tmp_path, checkpoint_s=1000.0)
+    again.begin("a")
+    again.work()
+    again.close("a")
+    again.work(6)
+    assert again.engine.begun == set()
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
 def test_a_truncated_checkpoint_gives_way_to_the_one_before_and_none_to_a_fresh_start(bench, tmp_path, caplog):
     b = bench(folder=tmp_path, checkpoint_s=2.0)
     b.begin("a", range(60))
